@@ -1,0 +1,1 @@
+"""What the bytes mean: images, records, frames. Knows nothing of Linux or containers' lives."""
