@@ -1,0 +1,1 @@
+"""Many hosts and many moments: transport, migration and the command line."""

@@ -1,0 +1,1 @@
+"""One host: containers, sandboxes and the checkpoint/restore engine."""

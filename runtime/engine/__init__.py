@@ -1,0 +1,1 @@
+"""What turns tasks into an image and back."""

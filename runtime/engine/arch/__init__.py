@@ -1,0 +1,1 @@
+"""Everything that depends on the processor architecture: registers, blobs, system call numbers."""

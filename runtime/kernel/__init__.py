@@ -1,0 +1,1 @@
+"""One module per kernel interface; the only home of ctypes. Raises plain OSError."""

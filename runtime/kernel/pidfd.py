@@ -1,0 +1,24 @@
+"""pidfd_open(2), pidfd_getfd(2) and pidfd_send_signal(2)."""
+
+from __future__ import annotations
+
+import os
+
+from runtime.kernel import numbers
+from runtime.kernel.libc import syscall
+
+
+def open_pidfd(pid: int) -> int:
+    """Return a descriptor for the process *pid* (close-on-exec)."""
+    return os.pidfd_open(pid)
+
+
+def get_fd(pidfd: int, fd: int) -> int:
+    """Duplicate descriptor *fd* of the process behind *pidfd* into ours (close-on-exec).
+
+    Raises:
+        OSError: EBADF when the process has no such descriptor.
+
+    Source: man 2 pidfd_getfd (Linux 5.6).
+    """
+    return syscall(f"pidfd_getfd({fd})", numbers.PIDFD_GETFD, pidfd, fd, 0)

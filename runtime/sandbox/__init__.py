@@ -1,0 +1,1 @@
+"""What isolates a container: namespaces, mounts, cgroups, credentials, devices."""
