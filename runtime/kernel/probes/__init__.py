@@ -1,0 +1,1 @@
+"""The probes behind ``runtime.kernel.features``, one module per part of the kernel."""
