@@ -1,0 +1,350 @@
+"""Open files, by kind. A file record is an open file description, not a path.
+
+Every record starts with ``file_id``, which descriptors and mappings name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from formats.records.codec import record
+
+
+@dataclass(frozen=True, slots=True)
+class FileLock:
+    """A lock held through a file: fcntl(2) and flock(2).
+
+    Attributes:
+        kind: "posix", "ofd" or "flock".
+        write: Exclusive.
+        start: First byte.
+        length: Bytes; 0 to the end of the file.
+        pid: Owner of a "posix" lock, in the container's namespace.
+    """
+
+    kind: str
+    write: bool
+    start: int
+    length: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who gets SIGIO: fcntl(2) F_SETOWN_EX and F_SETSIG."""
+
+    kind: int
+    pid: int
+    signal: int
+
+
+@record("file-regular")
+@dataclass(frozen=True, slots=True)
+class RegularFile:
+    """A regular file, directory, FIFO end or device opened by path.
+
+    Attributes:
+        file_id: Id.
+        path: In the container.
+        flags: open(2) flags without O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC.
+        position: File offset in bytes.
+        kind: "file", "directory", "device", "fifo" or "special" (procfs, sysfs).
+        size: Bytes at the freeze; -1 where that means nothing.
+        deleted_object_id: For a file with no name left: the `DeletedFile` with its content, or 0.
+        locks: Held through this description.
+        owner: SIGIO's, or None.
+        mount_id: ``mnt_id`` of the mount, informative.
+        seals: For memfds reached by path, unused otherwise.
+    """
+
+    file_id: int
+    path: str
+    flags: int
+    position: int
+    kind: str
+    size: int = -1
+    deleted_object_id: int = 0
+    locks: tuple[FileLock, ...] = ()
+    owner: Owner | None = None
+    device: int = 0
+
+
+@record("deleted-file")
+@dataclass(frozen=True, slots=True)
+class DeletedFile:
+    """A file without a name; its content is the chunks of object ``object_id``.
+
+    Attributes:
+        object_id: Chunk offsets are file offsets.
+        path: Where it was; it comes back with this name free.
+        size: Bytes.
+        mode: Type and permission bits.
+        uid: Owner.
+        gid: Group.
+        atime_ns: Last access.
+        mtime_ns: Last change.
+    """
+
+    object_id: int
+    path: str
+    size: int
+    mode: int
+    uid: int
+    gid: int
+    atime_ns: int
+    mtime_ns: int
+
+
+@record("file-memfd")
+@dataclass(frozen=True, slots=True)
+class MemFd:
+    """A description of a memfd_create(2) file or of another shared-memory object.
+
+    Attributes:
+        file_id: Id.
+        object_id: The `SharedMemory` with its content.
+        name: As given to memfd_create(2).
+        flags: open(2) flags.
+        position: Bytes.
+        seals: ``F_SEAL_*``.
+        mode: Permission bits.
+        owner: SIGIO's, or None.
+        hidden: Whether it is an anonymous shared mapping's, not a memfd.
+        uid: Owner.
+        gid: Group.
+    """
+
+    file_id: int
+    object_id: int
+    name: str
+    flags: int
+    position: int
+    seals: int
+    mode: int
+    owner: Owner | None = None
+    uid: int = 0
+    gid: int = 0
+
+
+@record("pipe")
+@dataclass(frozen=True, slots=True)
+class Pipe:
+    """A pipe or FIFO with what is in it.
+
+    Attributes:
+        pipe_id: Id.
+        capacity: Bytes, fcntl(2) F_GETPIPE_SZ.
+        content: Bytes in it.
+        packets: Sizes of the single packets in O_DIRECT mode, else empty.
+        path: Of a FIFO in the container, else empty.
+        uid: Owner of an unnamed pipe.
+        gid: Group of an unnamed pipe.
+    """
+
+    pipe_id: int
+    capacity: int
+    content: bytes
+    packets: tuple[int, ...] = ()
+    path: str = ""
+    uid: int = 0
+    gid: int = 0
+
+
+@record("file-pipe")
+@dataclass(frozen=True, slots=True)
+class PipeEnd:
+    """One description of an end of a pipe or FIFO."""
+
+    file_id: int
+    pipe_id: int
+    flags: int
+    owner: Owner | None = None
+
+
+@record("file-eventfd")
+@dataclass(frozen=True, slots=True)
+class EventFd:
+    """eventfd(2)."""
+
+    file_id: int
+    flags: int
+    count: int
+    semaphore: bool
+    owner: Owner | None = None
+
+
+@record("file-signalfd")
+@dataclass(frozen=True, slots=True)
+class SignalFd:
+    """signalfd(2); ``mask`` has bit n-1 for signal n."""
+
+    file_id: int
+    flags: int
+    mask: int
+    owner: Owner | None = None
+
+
+@record("file-timerfd")
+@dataclass(frozen=True, slots=True)
+class TimerFd:
+    """timerfd_create(2); times in nanoseconds, ``value_ns`` is the time left."""
+
+    file_id: int
+    flags: int
+    clock: int
+    ticks: int
+    settime_flags: int
+    value_ns: int
+    interval_ns: int
+    owner: Owner | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EpollItem:
+    """One watched descriptor: its number, events, user data, and the file record behind it."""
+
+    fd: int
+    events: int
+    data: int
+    file_id: int
+
+
+@record("file-epoll")
+@dataclass(frozen=True, slots=True)
+class Epoll:
+    """epoll(7); ``pid`` is the process whose descriptor numbers the items use."""
+
+    file_id: int
+    flags: int
+    items: tuple[EpollItem, ...]
+    owner: Owner | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InotifyWatch:
+    """One inotify(7) watch: descriptor, path in the container, event mask."""
+
+    wd: int
+    path: str
+    mask: int
+
+
+@record("file-inotify")
+@dataclass(frozen=True, slots=True)
+class Inotify:
+    """inotify(7)."""
+
+    file_id: int
+    flags: int
+    watches: tuple[InotifyWatch, ...]
+    owner: Owner | None = None
+
+
+@record("file-unix")
+@dataclass(frozen=True, slots=True)
+class UnixSocket:
+    """A UNIX socket, unix(7).
+
+    Attributes:
+        file_id: Id.
+        inode: Socket inode number at the freeze, which peers name.
+        kind: SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
+        flags: open(2) flags (O_NONBLOCK, O_ASYNC).
+        listening: Whether listen(2) was called.
+        backlog: Of a listening socket.
+        name: ``sun_path`` as bound, with a leading NUL for an abstract one; empty for none.
+        peer: Inode of the connected socket, or 0.
+        queue: Messages waiting to be read, oldest first; one entry for a stream.
+        shutdown: 1 no more reads, 2 no more writes, 3 both.
+        options: SOL_SOCKET options by number.
+        mode: Permission bits of the socket's file.
+        uid: Owner of the socket's file.
+        gid: Group of the socket's file.
+        owner: SIGIO's, or None.
+    """
+
+    file_id: int
+    inode: int
+    kind: int
+    flags: int
+    listening: bool
+    backlog: int
+    name: bytes
+    peer: int
+    queue: tuple[bytes, ...]
+    shutdown: int
+    options: tuple[tuple[int, bytes], ...]
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    owner: Owner | None = None
+
+
+@record("file-external")
+@dataclass(frozen=True, slots=True)
+class ExternalFile:
+    """A descriptor that came from outside, to be given anew at restore.
+
+    Attributes:
+        file_id: Id.
+        name: "stdin", "stdout" or "stderr".
+        flags: open(2) flags.
+        description: What it was, for people.
+    """
+
+    file_id: int
+    name: str
+    flags: int
+    description: str
+    owner: Owner | None = None
+
+
+@record("tree")
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A directory tree carried by the image.
+
+    Attributes:
+        tree_id: Id.
+        kind: "overlay" (an upper directory) or "tmpfs".
+        path: Mount point in the container.
+    """
+
+    tree_id: int
+    kind: str
+    path: str
+
+
+@record("inode")
+@dataclass(frozen=True, slots=True)
+class Inode:
+    """One file of a tree.
+
+    Attributes:
+        tree_id: The tree.
+        path: Relative to the tree's top; "." is the top itself. Hard links share ``link``.
+        mode: Type and permission bits.
+        uid: Owner.
+        gid: Group.
+        mtime_ns: Last change.
+        size: Bytes of a regular file.
+        object_id: Content chunks of a regular file, or 0 for an empty one.
+        target: Of a symbolic link.
+        device: Of a device node; an overlay's whiteout is device 0.
+        link: Path of the earlier name of the same file, or empty.
+        xattrs: Extended attributes; an overlay's own are among them.
+    """
+
+    tree_id: int
+    path: str
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    size: int = 0
+    object_id: int = 0
+    target: str = ""
+    device: int = 0
+    link: str = ""
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    atime_ns: int = 0

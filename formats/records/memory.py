@@ -1,0 +1,97 @@
+"""Address spaces and shared memory."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from formats.records.codec import record
+
+
+class Backing(enum.StrEnum):
+    """What stands behind a mapping."""
+
+    ANONYMOUS = "anonymous"  # private memory
+    FILE = "file"  # a file record
+    SHARED = "shared"  # a shared-memory record
+    VDSO = "vdso"  # the kernel's code page and its data pages
+
+
+@dataclass(frozen=True, slots=True)
+class Vma:
+    """One mapping, half-open ``[start, end)``.
+
+    Attributes:
+        start: Byte address.
+        end: Byte address.
+        protection: ``PROT_*`` bits.
+        flags: ``MAP_*`` bits that recreate it (shared or private, growsdown, noreserve, locked).
+        backing: What stands behind it.
+        object_id: File or shared-memory record; 0 for none.
+        offset: Bytes into that object.
+        advice: ``MADV_*`` values that were given for it.
+        name: ``[vdso]``, ``[vvar]`` and the like, or the name of an anonymous mapping.
+    """
+
+    start: int
+    end: int
+    protection: int
+    flags: int
+    backing: Backing
+    object_id: int = 0
+    offset: int = 0
+    advice: tuple[int, ...] = ()
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """``struct prctl_mm_map`` without the pointers, prctl(2) PR_SET_MM_MAP."""
+
+    start_code: int
+    end_code: int
+    start_data: int
+    end_data: int
+    start_brk: int
+    brk: int
+    start_stack: int
+    arg_start: int
+    arg_end: int
+    env_start: int
+    env_end: int
+
+
+@record("mm")
+@dataclass(frozen=True, slots=True)
+class AddressSpace:
+    """One address space; its private pages are the chunks of object ``mm_id``.
+
+    Attributes:
+        mm_id: Object id; chunk offsets are byte addresses.
+        layout: Where code, heap, stack, arguments and environment are.
+        auxv: The auxiliary vector, as in /proc/PID/auxv.
+        exe_file_id: File record of the program.
+        vmas: By address.
+        locked_future: mlockall(2) flags in force, or 0.
+    """
+
+    mm_id: int
+    layout: Layout
+    auxv: bytes
+    exe_file_id: int
+    vmas: tuple[Vma, ...]
+    locked_future: int = 0
+
+
+@record("shared-memory")
+@dataclass(frozen=True, slots=True)
+class SharedMemory:
+    """An anonymous object shared by mappings; its pages are the chunks of object ``object_id``.
+
+    Attributes:
+        object_id: Chunk offsets are byte offsets into the object.
+        size: Bytes.
+    """
+
+    object_id: int
+    size: int

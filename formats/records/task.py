@@ -1,0 +1,255 @@
+"""Processes and threads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from formats.records.codec import record
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """The five capability sets of a thread as bit masks, capabilities(7)."""
+
+    inheritable: int
+    permitted: int
+    effective: int
+    bounding: int
+    ambient: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Who a thread is, credentials(7).
+
+    Attributes:
+        uids: Real, effective, saved, file-system; as seen from the container.
+        gids: Real, effective, saved, file-system.
+        groups: Supplementary groups.
+        capabilities: The five sets.
+        securebits: As prctl(PR_GET_SECUREBITS).
+        no_new_privs: As prctl(PR_GET_NO_NEW_PRIVS).
+    """
+
+    uids: tuple[int, ...]
+    gids: tuple[int, ...]
+    groups: tuple[int, ...]
+    capabilities: Capabilities
+    securebits: int
+    no_new_privs: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduling:
+    """How a thread is scheduled, sched_setattr(2).
+
+    Attributes:
+        policy: ``SCHED_*``.
+        flags: ``SCHED_FLAG_*``.
+        nice: -20 to 19.
+        priority: Of the real-time policies.
+        runtime_ns: SCHED_DEADLINE, or the slice of SCHED_OTHER.
+        deadline_ns: SCHED_DEADLINE.
+        period_ns: SCHED_DEADLINE.
+        affinity: CPU numbers the thread may run on.
+        io_priority: As ioprio_get(2).
+    """
+
+    policy: int
+    flags: int
+    nice: int
+    priority: int
+    runtime_ns: int
+    deadline_ns: int
+    period_ns: int
+    affinity: tuple[int, ...]
+    io_priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rseq:
+    """A thread's restartable-sequence area, rseq(2)."""
+
+    address: int
+    size: int
+    signature: int
+
+
+@dataclass(frozen=True, slots=True)
+class AltStack:
+    """sigaltstack(2): address, ``SS_*`` flags and size in bytes."""
+
+    address: int
+    flags: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One task of a process.
+
+    Attributes:
+        tid: In the container's pid namespace.
+        comm: Name, at most 15 bytes.
+        registers: ``NT_PRSTATUS`` as ptrace gives it.
+        xstate: ``NT_X86_XSTATE`` (or the architecture's own) as ptrace gives it.
+        sigmask: Blocked signals, bit n-1 for signal n.
+        pending: Queued ``siginfo_t`` of this thread, 128 bytes each.
+        altstack: Alternate signal stack.
+        robust_list: Head of the robust futex list and its length, get_robust_list(2).
+        clear_child_tid: Address cleared at exit, set_tid_address(2).
+        rseq: Restartable sequences, or None.
+        credentials: Each thread has its own.
+        scheduling: Each thread has its own.
+        parent_death_signal: prctl(PR_GET_PDEATHSIG).
+        timer_slack_ns: prctl(PR_GET_TIMERSLACK).
+        seccomp_filters: Classic BPF programs, oldest first, 8 bytes an instruction.
+        seccomp_strict: Whether the thread is in strict mode.
+    """
+
+    tid: int
+    comm: bytes
+    registers: bytes
+    xstate: bytes
+    sigmask: int
+    pending: tuple[bytes, ...]
+    altstack: AltStack
+    robust_list: tuple[int, int]
+    clear_child_tid: int
+    rseq: Rseq | None
+    credentials: Credentials
+    scheduling: Scheduling
+    parent_death_signal: int
+    timer_slack_ns: int
+    seccomp_filters: tuple[bytes, ...] = ()
+    seccomp_strict: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SignalAction:
+    """``struct sigaction`` as the kernel keeps it, rt_sigaction(2)."""
+
+    signal: int
+    handler: int
+    flags: int
+    restorer: int
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalTimer:
+    """getitimer(2): which (``ITIMER_*``), time left and interval in microseconds."""
+
+    which: int
+    value_us: int
+    interval_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PosixTimer:
+    """One timer_create(2) timer.
+
+    Attributes:
+        timer_id: The kernel's number.
+        clock: ``CLOCK_*``, or a CPU clock of the process.
+        notify: ``SIGEV_*``.
+        signal: Sent at expiry.
+        value: The ``sigval`` that goes along.
+        tid: Thread that is notified, in the container's namespace, or 0.
+        value_ns: Time left; 0 when disarmed.
+        interval_ns: Of a periodic timer.
+        overrun: Expirations not yet seen.
+    """
+
+    timer_id: int
+    clock: int
+    notify: int
+    signal: int
+    value: int
+    tid: int
+    value_ns: int
+    interval_ns: int
+    overrun: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceLimit:
+    """getrlimit(2): resource number, soft and hard limit; 2**64 - 1 is unlimited."""
+
+    resource: int
+    soft: int
+    hard: int
+
+
+@dataclass(frozen=True, slots=True)
+class Descriptor:
+    """One entry of a descriptor table: number, file record it refers to, close-on-exec."""
+
+    fd: int
+    file_id: int
+    cloexec: bool
+
+
+@record("process")
+@dataclass(frozen=True, slots=True)
+class Process:
+    """One process; its threads share everything that stands here.
+
+    Attributes:
+        pid: In the container's pid namespace, as are the next three.
+        ppid: 0 for the init.
+        pgid: Process group.
+        sid: Session.
+        exit_signal: Sent to the parent at exit.
+        zombie: Whether the process has ended and waits for its parent; then only the ids,
+            ``exit_signal``, ``exit_status`` and ``comm`` mean something.
+        exit_status: Wait status of a zombie.
+        comm: Name of the leader, for people.
+        stopped: Stop signal of a job-control stop, or 0.
+        stop_reported: Whether the parent has already been told of the stop.
+        mm_id: The address space; a process shares its parent's while a vfork-like clone lasts.
+        files_id: The descriptor table.
+        cwd: Path in the container.
+        root: Path in the container; "/" unless the process has called chroot(2).
+        umask: File mode creation mask.
+        personality: As personality(2).
+        dumpable: prctl(PR_GET_DUMPABLE).
+        child_subreaper: prctl(PR_GET_CHILD_SUBREAPER).
+        thp_disabled: prctl(PR_GET_THP_DISABLE).
+        oom_score_adj: From /proc.
+        limits: All resource limits.
+        actions: Signal handlers that are not the default.
+        pending: Queued ``siginfo_t`` of the process, 128 bytes each.
+        interval_timers: Those that are set.
+        posix_timers: By id.
+        threads: The leader first.
+        descriptors: By number; empty when the table is shared with an earlier process.
+    """
+
+    pid: int
+    ppid: int
+    pgid: int
+    sid: int
+    exit_signal: int
+    zombie: bool
+    exit_status: int
+    comm: bytes
+    stopped: int = 0
+    stop_reported: bool = True
+    mm_id: int = 0
+    files_id: int = 0
+    cwd: str = "/"
+    root: str = "/"
+    umask: int = 0o022
+    personality: int = 0
+    dumpable: int = 1
+    child_subreaper: bool = False
+    thp_disabled: bool = False
+    oom_score_adj: int = 0
+    limits: tuple[ResourceLimit, ...] = field(default=())
+    actions: tuple[SignalAction, ...] = field(default=())
+    pending: tuple[bytes, ...] = field(default=())
+    interval_timers: tuple[IntervalTimer, ...] = field(default=())
+    posix_timers: tuple[PosixTimer, ...] = field(default=())
+    threads: tuple[Thread, ...] = field(default=())
+    descriptors: tuple[Descriptor, ...] = field(default=())
