@@ -1,0 +1,82 @@
+"""setns(2), unshare(2) and the kinds of namespaces."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+from runtime.kernel.clone import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWTIME,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+)
+from runtime.kernel.libc import check, libc
+
+# /proc/PID/ns/<name>: flag
+NAMESPACE_FLAGS: Final = {
+    "user": CLONE_NEWUSER,
+    "pid": CLONE_NEWPID,
+    "mnt": CLONE_NEWNS,
+    "net": CLONE_NEWNET,
+    "uts": CLONE_NEWUTS,
+    "ipc": CLONE_NEWIPC,
+    "cgroup": CLONE_NEWCGROUP,
+    "time": CLONE_NEWTIME,
+}
+
+_setns = libc.setns
+_setns.argtypes = (ctypes.c_int, ctypes.c_int)
+_unshare = libc.unshare
+_unshare.argtypes = (ctypes.c_int,)
+_sethostname = libc.sethostname
+_sethostname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+_setdomainname = libc.setdomainname
+_setdomainname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+
+
+def setns(fd: int, kinds: int) -> None:
+    """Join namespaces.
+
+    Joining a pid or time namespace moves only future children (time: us too when single-threaded).
+    User, mount and time namespaces refuse a caller with threads; a mount namespace sets root and
+    working directory to its own root.
+
+    Args:
+        fd: A ``/proc/PID/ns/*`` descriptor, or a pidfd (Linux 5.8) to join several at once.
+        kinds: ``CLONE_NEW*``; for a namespace descriptor it may be 0, then any kind is taken.
+
+    Raises:
+        OSError: EINVAL for the wrong kind, or our own user namespace, or a caller with threads;
+            EPERM without CAP_SYS_ADMIN in the target's user namespace.
+
+    Source: man 2 setns.
+    """
+    check(_setns(fd, kinds), f"setns(fd={fd}, kinds={kinds:#x})")
+
+
+def unshare(kinds: int) -> None:
+    """Move ourselves into new namespaces (pid and time: only future children).
+
+    Raises:
+        OSError: The kernel refused; ENOSPC is a limit under /proc/sys/user.
+
+    Source: man 2 unshare.
+    """
+    check(_unshare(kinds), f"unshare({kinds:#x})")
+
+
+def sethostname(name: str) -> None:
+    """Set the host name of our UTS namespace; at most 64 bytes. Source: man 2 sethostname."""
+    raw = name.encode()
+    check(_sethostname(raw, len(raw)), f"sethostname({name!r})")
+
+
+def setdomainname(name: str) -> None:
+    """Set the NIS domain name of our UTS namespace; at most 64 bytes."""
+    raw = name.encode()
+    check(_setdomainname(raw, len(raw)), f"setdomainname({name!r})")
