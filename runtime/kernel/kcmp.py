@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from functools import cmp_to_key
 from typing import TypeVar
 
-from runtime.kernel import numbers
 from runtime.kernel.libc import syscall
+from runtime.kernel.numbers import NR
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ def kcmp(pid1: int, pid2: int, kind: int, index1: int = 0, index2: int = 0) -> i
 
     Source: man 2 kcmp.
     """
-    return syscall("kcmp", numbers.KCMP, pid1, pid2, kind, index1, index2)
+    return syscall("kcmp", NR["kcmp"], pid1, pid2, kind, index1, index2)
 
 
 def same_epoll_target(pid: int, fd: int, epoll_pid: int, efd: int, tfd: int, offset: int) -> bool:

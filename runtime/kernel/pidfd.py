@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-from runtime.kernel import numbers
 from runtime.kernel.libc import syscall
+from runtime.kernel.numbers import NR
 
 
 def open_pidfd(pid: int) -> int:
@@ -21,4 +21,4 @@ def get_fd(pidfd: int, fd: int) -> int:
 
     Source: man 2 pidfd_getfd (Linux 5.6).
     """
-    return syscall(f"pidfd_getfd({fd})", numbers.PIDFD_GETFD, pidfd, fd, 0)
+    return syscall(f"pidfd_getfd({fd})", NR["pidfd_getfd"], pidfd, fd, 0)

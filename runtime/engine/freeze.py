@@ -1,0 +1,247 @@
+"""Freeze a container: every task of it stopped, and held by this thread.
+
+The cgroup freezer stops the container as a whole, so that no task can fork while we look for its
+tasks. Each is then seized with ptrace and asked to stop; thawing the cgroup moves them from the
+freezer into their ptrace stop without a single instruction of theirs in between. If wherry dies,
+the kernel detaches them and they run on.
+
+A task waiting for its vfork child cannot stop before that child has called exec, and the child is
+frozen. Such a moment is short: let everything go, and try again a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from formats.errors import Refusal
+from runtime.engine.api import Freezer
+from runtime.engine.remote import Tracee
+from runtime.errors import CheckpointError, RefusedError, TaskVanishedError
+from runtime.kernel import kcmp, proc_task, ptrace
+
+log = logging.getLogger(__name__)
+
+STOP_TIMEOUT_S = 2.0  # for one attempt
+ATTEMPTS = 40
+_POLL_S = 0.0005
+
+
+class Frozen:
+    """The stopped tasks of a container.
+
+    Attributes:
+        tracees: By task id in our own pid namespace.
+        group_stops: Stop signal of the processes that were stopped by job control, by process.
+    """
+
+    def __init__(self) -> None:
+        self.tracees: dict[int, Tracee] = {}
+        self.group_stops: dict[int, int] = {}
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes, as our pid namespace sees them."""
+        return sorted({tracee.pid for tracee in self.tracees.values()})
+
+    def threads(self, pid: int) -> list[Tracee]:
+        """The tasks of one process, the leader first."""
+        own = [tracee for tracee in self.tracees.values() if tracee.pid == pid]
+        return sorted(own, key=lambda tracee: (tracee.tid != pid, tracee.tid))
+
+    def detach(self) -> None:
+        """Let every task go on where it was."""
+        for tid in list(self.tracees):
+            # A task that was killed meanwhile has nothing to be detached from.
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.detach(tid)
+            del self.tracees[tid]
+
+
+class _VforkError(Exception):
+    """A task waits for its vfork child and cannot stop."""
+
+
+@contextlib.contextmanager
+def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
+    """Freeze a container for the length of a ``with`` block.
+
+    On the way out every task that still exists goes on as if nothing had happened, and a cgroup
+    that was frozen before (a paused container) is frozen again.
+
+    Raises:
+        RefusedError: A task is traced by somebody else.
+        CheckpointError: A task did not stop in time.
+    """
+    was_frozen = cgroups.frozen
+    for attempt in range(ATTEMPTS):
+        state = Frozen()
+        try:
+            _seize_all(cgroups, state, container_id)
+            break
+        except _VforkError:
+            _release(cgroups, state, was_frozen=was_frozen)
+            log.debug("vfork in flight, attempt %d", attempt)
+            time.sleep(0.001 * (attempt + 1))
+        except BaseException:
+            _release(cgroups, state, was_frozen=was_frozen)
+            raise
+    else:
+        raise CheckpointError(
+            f"{container_id}: a task keeps waiting for its vfork child", reason="vfork"
+        )
+    try:
+        yield state
+    finally:
+        _release(cgroups, state, was_frozen=was_frozen)
+
+
+def _release(cgroups: Freezer, state: Frozen, *, was_frozen: bool) -> None:
+    # Freeze first, then detach: no task of a paused container runs in between.
+    try:
+        if was_frozen:
+            cgroups.freeze()
+    finally:
+        state.detach()
+        if not was_frozen:
+            cgroups.thaw()
+
+
+def _seize_all(cgroups: Freezer, state: Frozen, container_id: str) -> None:
+    if not cgroups.frozen:
+        _begin_freeze(cgroups)
+    seen: set[int] = set()
+    while True:
+        fresh = [pid for pid in cgroups.pids() if _seize_process(pid, state, container_id, seen)]
+        if not fresh:
+            break
+    cgroups.thaw()
+    _wait_for_stops(state, container_id)
+    # A fork that was under way when the freeze began may have ended since.
+    if any(_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()):
+        _wait_for_stops(state, container_id)
+
+
+def _begin_freeze(cgroups: Freezer) -> None:
+    # Waiting for the kernel's "frozen" would fail on a task in vfork; the stops below tell.
+    with contextlib.suppress(TimeoutError):
+        cgroups.freeze(timeout_s=0.05)
+
+
+def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -> bool:
+    """Seize the threads of *pid* not seized yet; whether there were any."""
+    try:
+        tids = proc_task.threads(pid)
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    fresh = False
+    for tid in tids:
+        if tid in seen:
+            continue
+        try:
+            ptrace.seize(tid, ptrace.PTRACE_O_TRACESYSGOOD | ptrace.PTRACE_O_SUSPEND_SECCOMP)
+        except ProcessLookupError:
+            continue
+        except PermissionError as exc:
+            if _is_dead(pid, tid):
+                continue
+            raise _traced_by_other(pid, tid, container_id, exc) from exc
+        seen.add(tid)
+        fresh = True
+        state.tracees[tid] = Tracee(tid, pid)
+        with contextlib.suppress(ProcessLookupError):
+            ptrace.interrupt(tid)
+    return fresh
+
+
+def _is_dead(pid: int, tid: int) -> bool:
+    """Whether a task that cannot be seized is a zombie or gone."""
+    try:
+        return proc_task.stat(pid, tid).state in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def _traced_by_other(pid: int, tid: int, container_id: str, exc: OSError) -> Exception:
+    status = proc_task.status(pid, tid)
+    name = status.fields["Name"]
+    if status.tracer:
+        sentence = f"is traced by task {status.tracer}, which cannot be saved; detach the tracer"
+        return RefusedError(
+            f"cannot checkpoint {container_id}",
+            [Refusal("traced-task", f"pid {status.ns_pids[-1]} ({name})", sentence)],
+        )
+    return CheckpointError(f"{container_id}: cannot stop task {tid} ({name}): {exc}")
+
+
+def _wait_for_stops(state: Frozen, container_id: str) -> None:
+    waiting = set(state.tracees)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while waiting:
+        for tid in sorted(waiting):
+            if _stopped(state, tid):
+                waiting.discard(tid)
+        if not waiting:
+            return
+        stuck = sorted(waiting)
+        if _is_vfork(stuck, state):
+            raise _VforkError
+        if time.monotonic() > deadline:
+            raise CheckpointError(_unstoppable(container_id, stuck[0], state), reason="task-stuck")
+        time.sleep(_POLL_S)
+
+
+def _stopped(state: Frozen, tid: int) -> bool:
+    """Whether *tid* has reached its stop, or is gone (and then forgotten)."""
+    if tid in state.group_stops and state.group_stops[tid] < 0:
+        return True
+    try:
+        stop = ptrace.wait_stop(tid, block=False)
+    except ChildProcessError:
+        del state.tracees[tid]
+        return True
+    if stop is None:
+        return False
+    if stop.gone:
+        del state.tracees[tid]
+        return True
+    if stop.event == ptrace.PTRACE_EVENT_STOP:
+        if stop.signal != signal.SIGTRAP:
+            state.group_stops[state.tracees[tid].pid] = stop.signal
+        return True
+    # A signal was on its way before our interrupt: deliver it, the stop follows.
+    ptrace.resume(tid, stop.signal if not stop.event else 0)
+    return False
+
+
+def _is_vfork(stuck: list[int], state: Frozen) -> bool:
+    """Whether a task that does not stop is a parent whose child still shares its memory."""
+    for tid in stuck:
+        pid = state.tracees[tid].pid
+        try:
+            if proc_task.stat(pid, tid).state not in "DSR":
+                continue
+            offspring = proc_task.children(pid)
+            if any(kcmp.kcmp(pid, child, kcmp.KCMP_VM) == 0 for child in offspring):
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return False
+
+
+def _unstoppable(container_id: str, tid: int, state: Frozen) -> str:
+    pid = state.tracees[tid].pid
+    try:
+        stat = proc_task.stat(pid, tid)
+        where = Path(f"/proc/{pid}/task/{tid}/wchan").read_text()
+    except (FileNotFoundError, ProcessLookupError) as exc:
+        raise TaskVanishedError(f"{container_id}: task {tid} ended during the freeze") from exc
+    name = stat.comm.decode(errors="replace")
+    return (
+        f"{container_id}: task {tid} ({name}) does not stop: state {stat.state}, "
+        f"waiting in {where or 'user space'}; try again when it is done"
+    )

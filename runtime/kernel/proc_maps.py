@@ -1,0 +1,88 @@
+"""/proc/PID/smaps: the mappings of a task.
+
+smaps rather than maps, because only ``VmFlags`` tells growth direction, locking and advice.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_ENTRY = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
+    rb" *([^\n]*)\n"
+    rb"(?:(?!VmFlags)[A-Z][^\n]*\n)*"
+    rb"VmFlags: ([^\n]*)\n",
+    re.MULTILINE,
+)
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Mapping:
+    """One line of maps with its ``VmFlags``.
+
+    Attributes:
+        start: Byte address.
+        end: Byte address, exclusive.
+        protection: ``PROT_*`` bits.
+        shared: MAP_SHARED rather than MAP_PRIVATE.
+        offset: Bytes into the file.
+        device: As os.makedev gives it.
+        inode: 0 for anonymous memory.
+        path: What the kernel prints: a path, ``[heap]``, or empty.
+        vm_flags: Two-letter codes, Documentation/filesystems/proc.rst.
+    """
+
+    start: int
+    end: int
+    protection: int
+    shared: bool
+    offset: int
+    device: tuple[int, int]
+    inode: int
+    path: str
+    vm_flags: frozenset[str]
+
+    @property
+    def map_file(self) -> str:
+        """Name below /proc/PID/map_files."""
+        return f"{self.start:x}-{self.end:x}"
+
+
+def unescape(path: bytes) -> str:
+    """Undo the octal escapes of /proc/PID/maps and mountinfo."""
+    import os
+
+    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), path))
+
+
+def mappings(pid: int) -> list[Mapping]:
+    """Return the mappings of a task by address.
+
+    Raises:
+        ProcessLookupError: The task has exited.
+
+    Source: man 5 proc_pid_smaps.
+    """
+    text = Path(f"/proc/{pid}/smaps").read_bytes()
+    found = []
+    for match in _ENTRY.finditer(text):
+        read, write, execute = match[3] == b"r", match[4] == b"w", match[5] == b"x"
+        found.append(
+            Mapping(
+                start=int(match[1], 16),
+                end=int(match[2], 16),
+                protection=read * PROT_READ | write * PROT_WRITE | execute * PROT_EXEC,
+                shared=match[6] == b"s",
+                offset=int(match[7], 16),
+                device=(int(match[8], 16), int(match[9], 16)),
+                inode=int(match[10]),
+                path=unescape(match[11]),
+                vm_flags=frozenset(match[12].decode().split()),
+            )
+        )
+    return found
