@@ -1,0 +1,1 @@
+"""What the tests share: waiting, running the command, and the search for leftovers."""
