@@ -1,0 +1,151 @@
+"""Forking a process that outlives its command, and hearing from it how it went."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from runtime.error_report import error_from_json, error_to_json
+from runtime.errors import ContainerError
+from runtime.interrupt import Interrupted, raise_on_signals
+from runtime.kernel import prctl
+from runtime.line_socket import LineSocket, Message
+
+DetachedBody = Callable[[Callable[[Message], None]], None]
+"""Runs in the detached process; calls its argument once, when it is ready."""
+
+
+def fork_detached(body: DetachedBody) -> Message:
+    """Run *body* in a process of its own session that is not our child.
+
+    The process is a child subreaper, so that what its descendants leave behind comes to it. SIGINT
+    and SIGTERM raise Interrupted in *body* until it has reported. When we are interrupted while we
+    wait for the report, the process is told so too, and has ended when this function raises.
+
+    Returns:
+        What *body* reported.
+
+    Raises:
+        WherryError, OSError: The failure of *body*, before it reported.
+        Interrupted: We were told to end.
+    """
+    ours, theirs = (LineSocket(end) for end in socket.socketpair())
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Without this, the first collection in the child would write to, and so copy, every page.
+    gc.freeze()
+    middle = os.fork()
+    if middle == 0:
+        # The process in the middle ends at once; so ours is nobody's zombie later.
+        try:
+            if os.fork() > 0:
+                os._exit(0)
+            ours.close()
+            _run(body, theirs)
+        finally:
+            os._exit(1)
+    gc.unfreeze()
+    theirs.close()
+    os.waitpid(middle, 0)
+    with ours:
+        return _await_report(ours)
+
+
+def _run(body: DetachedBody, line: LineSocket) -> None:
+    """The detached process, from its first instruction to its last."""
+    os.setsid()
+    prctl.set_child_subreaper(True)
+    raise_on_signals()
+
+    def report(message: Message) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            line.send(message)
+        except OSError:
+            pass  # the command died; what it had asked for is there all the same
+        line.close()
+
+    status = 1
+    try:
+        line.send({"pid": os.getpid()})
+        body(report)
+        status = 0
+    except Interrupted as exc:
+        status = 128 + exc.signum
+    except BaseException as exc:
+        try:
+            line.send({"error": error_to_json(exc)})
+        except OSError:
+            pass  # nobody listens any more
+    finally:
+        os._exit(status)
+
+
+def _await_report(line: LineSocket) -> Message:
+    first = line.receive()
+    try:
+        report = line.receive() if first is not None else None
+    except Interrupted:
+        assert first is not None
+        _send_term(first["pid"])
+        # The end of the conversation is the end of the process: it has tidied up then.
+        while line.receive() is not None:
+            pass
+        raise
+    if report is None:
+        raise ContainerError("the monitor ended before the container was ready")
+    if "error" in report:
+        raise error_from_json(report["error"])
+    return report
+
+
+def _send_term(pid: int) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        pass
+
+
+def replace_other_fds(kept: Iterable[int], log_path: Path) -> None:
+    """Let go of every descriptor that came with the fork: each becomes /dev/null.
+
+    They are replaced, not closed: an object of the interpreter that still owns a number would
+    close, later, whatever got that number by then. The log goes to *log_path*, which is only
+    made when something is written.
+
+    Args:
+        kept: The numbers to leave alone.
+        log_path: Where the log of the detached process goes.
+    """
+    keep = set(kept)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
+        if number not in keep and number != null and _is_open(number):
+            os.dup2(null, number, inheritable=number <= 2)
+    _log_to(log_path)
+
+
+def _log_to(path: Path) -> None:
+    """Send the log to a file of our own, unless the command line has named one."""
+    import logging
+
+    if any(isinstance(handler, logging.FileHandler) for handler in logging.root.handlers):
+        return
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s: %(message)s"))
+    logging.root.handlers[:] = [handler]
+
+
+def _is_open(fd: int) -> bool:
+    try:
+        os.fstat(fd)
+    except OSError:
+        return False
+    return True
