@@ -44,6 +44,13 @@ class ImageCorruptError(ImageError):
     default_reason = "image-corrupt"
 
 
+class ImageWriteError(ImageError):
+    """An image cannot be written where it was asked for: no space, no permission, no such place."""
+
+    exit_code = 13
+    default_reason = "image-write"
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """One thing that stands in the way, found before anything was touched.

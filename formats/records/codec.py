@@ -14,7 +14,7 @@ On the wire it is a map from field name to value. The rules, in both directions:
 * ``int`` fits 64 bits: ``-2**63`` to ``2**64 - 1``.
 * Keys that the class does not know are ignored: a newer writer may add them.
 * A missing key takes the field's default; without a default the image is corrupt.
-* Depth, lengths and counts are bounded: `MAX_DEPTH`, `MAX_TEXT_SIZE`, `MAX_BLOB_SIZE`, `MAX_ITEMS`.
+* Depth, lengths and counts are bounded as `formats.limits` says.
 
 Field types: ``int``, ``bool``, ``str``, ``bytes``, ``float``, ``X | None``, ``tuple[X, ...]``,
 ``tuple[X, Y]``, ``dict[str, X]``, a `enum.StrEnum`, another dataclass, and `Json`. The converters
@@ -35,13 +35,14 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 from formats.errors import ImageCorruptError
-
-MAX_DEPTH = 16  # nested records, tuples, maps and JSON values within one record
-MAX_TEXT_SIZE = 1 << 20  # characters of one string
-MAX_BLOB_SIZE = 8 << 20  # bytes of one byte string; a pipe's content is at most 1 MiB by default
-MAX_ITEMS = 1 << 20  # elements of one tuple, map or JSON container
-INT_MIN = -(1 << 63)
-INT_MAX = (1 << 64) - 1
+from formats.limits import (
+    INT_MAX,
+    INT_MIN,
+    MAX_BLOB_SIZE,
+    MAX_DEPTH,
+    MAX_ITEMS,
+    MAX_TEXT_SIZE,
+)
 
 KIND_PATTERN = re.compile(r"[a-z][a-z0-9-]{0,63}")
 

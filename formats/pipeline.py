@@ -1,0 +1,187 @@
+"""Threads that fill, hash and compress chunks while their caller goes on.
+
+Filling (a system call), BLAKE3 and zstd all release the GIL, so threads run truly side by side. The
+caller submits jobs and takes them back in the same order; it alone writes to the sink, so the sink
+needs no lock and its errors rise where they belong.
+
+Each job borrows a buffer of one chunk from a pool and keeps it only when its bytes are stored as
+they are. At most *limit* jobs exist at once: that bounds the memory, whatever the workload's size.
+
+The threads start with the first job and end in `close`. None outlives it, so the process may fork
+afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from formats.compression import Compressor
+from formats.frames import digest_of
+from formats.limits import CHUNK_SIZE
+
+
+class Job:
+    """One chunk on its way.
+
+    Attributes:
+        object_id, offset, runs: Where its bytes belong, as in `formats.chunks.ChunkMeta`.
+        plain_size: Bytes that *fill* provides: the sum of the runs' lengths.
+        body: The bytes to store, once done.
+        compressed: Whether *body* is a zstd frame.
+        chunk_id: BLAKE3 of the plain bytes.
+        digest: BLAKE3 of *body*.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_done",
+        "_error",
+        "body",
+        "chunk_id",
+        "compressed",
+        "digest",
+        "fill",
+        "object_id",
+        "offset",
+        "plain_size",
+        "runs",
+    )
+
+    def __init__(
+        self,
+        object_id: int,
+        offset: int,
+        runs: tuple[tuple[int, int], ...],
+        fill: Callable[[memoryview], None],
+    ) -> None:
+        self.object_id = object_id
+        self.offset = offset
+        self.runs = runs
+        self.plain_size = sum([length for _, length in runs])
+        self.fill = fill
+        self.body: bytes | memoryview = b""
+        self.compressed = False
+        self.chunk_id = b""
+        self.digest = b""
+        self._buffer: bytearray | None = None
+        self._error: BaseException | None = None
+        self._done = threading.Lock()  # held until done: the cheapest thing to wait on
+        self._done.acquire()
+
+    @property
+    def done(self) -> bool:
+        return not self._done.locked()
+
+
+class Pipeline:
+    """A few threads and the jobs they have in hand.
+
+    Args:
+        level: zstd level.
+        workers: Threads; with 0 a job is done within `submit`.
+        limit: Jobs that may exist at once, at least one.
+    """
+
+    def __init__(self, *, level: int, workers: int, limit: int) -> None:
+        self._level = level
+        self._workers = workers
+        self._limit = max(1, limit)
+        self._threads: list[threading.Thread] = []
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs: deque[Job] = deque()
+        self._buffers: deque[bytearray] = deque()
+        self._closing = False
+        self._inline = Compressor(level) if not workers else None
+
+    @property
+    def full(self) -> bool:
+        """True when a job must be taken back before the next is submitted."""
+        return len(self._jobs) >= self._limit
+
+    def submit(self, job: Job) -> None:
+        """Start a job. The caller has made room first (`full`, `take`)."""
+        self._jobs.append(job)
+        if self._inline is not None:
+            self._run(job, self._inline)
+            return
+        if not self._threads:
+            self._start()
+        self._queue.put(job)
+
+    def for_each_ready(self) -> Iterator[Job]:
+        """Take back the jobs at the front of the line that are done, without waiting."""
+        while self._jobs and self._jobs[0].done:
+            with self.take() as job:
+                yield job
+
+    @contextlib.contextmanager
+    def take(self) -> Iterator[Job]:
+        """Wait for the oldest job and take it back; its body is valid inside the ``with``.
+
+        Raises:
+            Whatever the job's fill raised.
+        """
+        job = self._jobs.popleft()
+        job._done.acquire()
+        if job._error is not None:
+            raise job._error
+        yield job
+        job.body = b""
+        if job._buffer is not None:
+            self._buffers.append(job._buffer)
+
+    def __len__(self) -> int:
+        return len(self._jobs)
+
+    def close(self) -> None:
+        """Drop the jobs that nobody took back, and end the threads. Idempotent."""
+        self._closing = True
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._threads.clear()
+        self._jobs.clear()
+        self._buffers.clear()
+
+    def _start(self) -> None:
+        for number in range(self._workers):
+            # Daemons only so that a forgotten `close` cannot hang the interpreter's exit.
+            thread = threading.Thread(
+                target=self._work, name=f"wherry-chunks-{number}", daemon=True
+            )
+            thread.start()
+            self._threads.append(thread)
+
+    def _work(self) -> None:
+        compressor = Compressor(self._level)
+        while (job := self._queue.get()) is not None:
+            if not self._closing:
+                self._run(job, compressor)
+
+    def _run(self, job: Job, compressor: Compressor) -> None:
+        try:
+            buffer = self._borrow()
+            plain = memoryview(buffer)[: job.plain_size]
+            job.fill(plain)
+            job.chunk_id = digest_of(plain)
+            packed = compressor.compress(plain)
+            if packed is None:
+                job.body, job.digest, job._buffer = plain, job.chunk_id, buffer
+            else:
+                job.body, job.digest, job.compressed = packed, digest_of(packed), True
+                self._buffers.append(buffer)
+        except BaseException as exc:  # it is raised again in the caller's thread, by take()
+            job._error = exc
+        finally:
+            job._done.release()
+
+    def _borrow(self) -> bytearray:
+        try:
+            return self._buffers.popleft()
+        except IndexError:
+            return bytearray(CHUNK_SIZE)

@@ -1,0 +1,274 @@
+"""Reading an image in order, from a pipe as well as from a file, as hostile input.
+
+Every frame's head is checked before a size in it is used, every body before it is decompressed,
+every record's types before it becomes an object. `ImageReader.finish` then compares the index and
+the root digest with all frames that were seen.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import PurePath
+from typing import Any, BinaryIO
+
+from blake3 import blake3
+
+from formats import wire
+from formats.chunks import Chunk, unpack_meta
+from formats.consume import Consumers
+from formats.errors import ImageCorruptError, ImageError
+from formats.frames import FIRST_SKIPPABLE, Frame, FrameReader, FrameType, check_body
+from formats.header import HEADER_SIZE, Header, unpack_header
+from formats.limits import MAX_RECORDS, MAX_RECORDS_SIZE
+from formats.manifest import ImageSummary, RootDigest, check_root, entry_of, unpack_end
+from formats.records.codec import KIND_PATTERN, Record, class_of, unpack_record
+
+
+class ImageReader:
+    """Reads one image in stream order: `records`, then `chunks`, then `finish`.
+
+    Args:
+        source: A blocking binary stream, best an unbuffered one. Never read beyond the image's
+            end, except for the one byte that shows that nothing follows.
+        name: What messages call the image; the source's own name by default.
+        more_follows: True when the source goes on after the image (another protocol's stream);
+            then trailing bytes are not looked for.
+
+    Raises:
+        ImageCorruptError, ImageVersionError: The header is not one that can be read.
+
+    Every error's sentence starts with the name.
+    """
+
+    def __init__(
+        self, source: BinaryIO, *, name: str | None = None, more_follows: bool = False
+    ) -> None:
+        own_name = getattr(source, "name", None)
+        self.name = name or (PurePath(own_name).name if isinstance(own_name, str) else "image")
+        self._more_follows = more_follows
+        self._frames = FrameReader(source)
+        raw = bytearray(HEADER_SIZE)
+        with self._named():
+            size = self._frames.read_up_to(memoryview(raw))
+            self.header: Header = unpack_header(bytes(raw[:size]))
+        self._root = RootDigest(bytes(raw))
+        self._raw_records: list[tuple[str, dict[str, Any]]] | None = None
+        self._seen = _Seen()
+        self._ahead: Frame | None = None  # the first frame that is not of the kind looked for
+        self._unread: Frame | None = None  # a chunk frame whose body is still in the source
+
+    # Records
+
+    def raw_records(self) -> list[tuple[str, dict[str, Any]]]:
+        """All records as (kind, map), the unknown kinds among them."""
+        if self._raw_records is None:
+            with self._named():
+                self._raw_records = self._read_records()
+        return self._raw_records
+
+    def records(self) -> list[Record]:
+        """All records of kinds that this version knows.
+
+        A kind that must not be ignored comes with an incompatible feature flag, which would have
+        been refused already.
+        """
+        raw = self.raw_records()
+        with self._named():
+            return [
+                unpack_record(kind, fields) for kind, fields in raw if class_of(kind) is not None
+            ]
+
+    def _read_records(self) -> list[tuple[str, dict[str, Any]]]:
+        found: list[tuple[str, dict[str, Any]]] = []
+        size = 0
+        while (frame := self._next_of(FrameType.RECORDS)) is not None:
+            size += frame.head.plain_size
+            if size > MAX_RECORDS_SIZE:
+                raise ImageCorruptError(f"more than {MAX_RECORDS_SIZE} bytes of records")
+            for value in wire.unpack_all(self._frames.read_plain(frame)):
+                found.append(_record_of(value))
+                if len(found) > MAX_RECORDS:
+                    raise ImageCorruptError(f"more than {MAX_RECORDS} records")
+            self._seen.record_frames += 1
+        self._seen.records = len(found)
+        return found
+
+    # Chunks
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The chunks in stream order, each with its own copy of the stored bytes.
+
+        Their digests are checked by `Chunk.unpack`, so that threads can share this work.
+        """
+        while (frame := self._next_chunk()) is not None:
+            with self._named():
+                body = self._read_body(frame)
+                chunk = _chunk_of(frame, body)
+            yield chunk
+
+    def for_each_chunk(
+        self,
+        consume: Callable[[Chunk, memoryview], None],
+        *,
+        workers: int = 2,
+        check_ids: bool = False,
+    ) -> None:
+        """Unpack all remaining chunks in threads and hand them to *consume*.
+
+        Frames are read in order in the calling thread. *consume* gets a chunk and its plain bytes,
+        which are valid only until it returns; it runs in several threads at once, in no fixed
+        order. Memory stays bounded. The first error of any thread is raised here; no thread
+        outlives this call.
+
+        Args:
+            consume: What to do with a chunk.
+            workers: Threads, at least one.
+            check_ids: Also compare the plain bytes with the chunk's name.
+        """
+        with Consumers(consume, workers=workers, check_ids=check_ids, wrap=self._named) as pool:
+            while (frame := self._next_chunk()) is not None:
+                buffer = pool.borrow()
+                with self._named():
+                    body = self._read_body(frame, buffer)
+                    chunk = _chunk_of(frame, body)
+                pool.submit(chunk, buffer)
+
+    def _next_chunk(self) -> Frame | None:
+        self.raw_records()
+        with self._named():
+            self._skip_unread()
+            frame = self._next_of(FrameType.CHUNK)
+            if frame is not None:
+                self._seen.add_chunk(frame)
+                self._unread = frame
+        return frame
+
+    def _read_body(self, frame: Frame, buffer: bytearray | None = None) -> memoryview:
+        self._unread = None
+        size = frame.head.stored_size
+        body = memoryview(bytearray(size) if buffer is None else buffer)[:size]
+        self._frames.read_into(body)
+        return body
+
+    def _skip_unread(self) -> None:
+        """Read a body that was left in the source when an iteration was given up."""
+        if self._unread is not None:
+            check_body(self._unread.head, self._read_body(self._unread))
+
+    # The end
+
+    def finish(self) -> ImageSummary:
+        """Read what is left, the index and the end; compare them with all that was seen.
+
+        Chunks that nobody took are checked against their digests on the way.
+
+        Raises:
+            ImageCorruptError: Something is missing, added, damaged or in the wrong place.
+        """
+        for chunk in self.chunks():
+            with self._named():
+                chunk.check()
+        with self._named():
+            return self._read_end()
+
+    def _read_end(self) -> ImageSummary:
+        index = blake3()
+        index_position = self._ahead.position if self._ahead else 0
+        index_frames = 0
+        while (frame := self._next_of(FrameType.INDEX)) is not None:
+            index.update(self._frames.read_plain(frame))
+            index_frames += 1
+        end = self._ahead
+        if end is None or end.head.type != FrameType.END:
+            raise ImageCorruptError("the end frame is missing")
+        summary = unpack_end(end.meta)
+        check_root(end.meta, self._root)
+        if index.digest() != self._seen.index.digest():
+            raise ImageCorruptError("the index does not match the chunks")
+        seen = self._seen.summary(index_position, index_frames, self._frames.position, summary.root)
+        if seen != summary:
+            raise ImageCorruptError(f"the image has {seen}, its end frame says {summary}")
+        if not self._more_follows and not self._frames.at_end():
+            raise ImageCorruptError(
+                f"bytes follow the end of the image at byte {summary.file_size}; "
+                "this is not a wherry image alone",
+                reason="image-trailing-bytes",
+            )
+        return summary
+
+    # Frames
+
+    def _next_of(self, wanted: FrameType) -> Frame | None:
+        """The next frame if it is of the type *wanted*; else it is kept for later."""
+        if self._ahead is None:
+            self._ahead = self._next_known()
+        frame = self._ahead
+        if frame.head.type == wanted != FrameType.END:
+            self._ahead = None
+            return frame
+        if frame.head.type < wanted:
+            raise ImageCorruptError(
+                f"frame {frame.head.sequence} ({FrameType(frame.head.type).name.lower()}) "
+                "is out of order"
+            )
+        return None
+
+    def _next_known(self) -> Frame:
+        while True:
+            frame = self._frames.next_frame()
+            if frame.head.type < FIRST_SKIPPABLE:
+                if frame.head.type != FrameType.END:
+                    self._root.add(frame.raw)
+                return frame
+            self._root.add(frame.raw)
+            check_body(frame.head, self._frames.read_body(frame))
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Put the image's name in front of an error's sentence."""
+        try:
+            yield
+        except ImageError as exc:
+            raise type(exc)(f"{self.name}: {exc}", reason=exc.reason) from exc.__cause__
+
+
+class _Seen:
+    """What has gone by, to be compared with the end frame."""
+
+    def __init__(self) -> None:
+        self.record_frames = self.records = 0
+        self.chunks = self.plain_bytes = self.stored_bytes = 0
+        self.index = blake3()
+
+    def add_chunk(self, frame: Frame) -> None:
+        self.chunks += 1
+        self.plain_bytes += frame.head.plain_size
+        self.stored_bytes += frame.head.stored_size
+        self.index.update(entry_of(frame))
+
+    def summary(
+        self, index_position: int, index_frames: int, file_size: int, root: bytes
+    ) -> ImageSummary:
+        return ImageSummary(
+            index_position=index_position,
+            index_frames=index_frames,
+            record_frames=self.record_frames,
+            records=self.records,
+            chunks=self.chunks,
+            plain_bytes=self.plain_bytes,
+            stored_bytes=self.stored_bytes,
+            file_size=file_size,
+            root=root,
+        )
+
+
+def _record_of(value: Any) -> tuple[str, dict[str, Any]]:
+    match value:
+        case [str(kind), dict(fields)] if KIND_PATTERN.fullmatch(kind):
+            return kind, fields
+    raise ImageCorruptError("a record is not a pair of kind and map")
+
+
+def _chunk_of(frame: Frame, body: memoryview) -> Chunk:
+    return Chunk(frame.head, unpack_meta(frame.meta, frame.head.plain_size), body)

@@ -1,0 +1,194 @@
+"""State files: an image as a single file, which appears under its name only when complete.
+
+Secrets live in memory images, so a state file is 0600 from its first byte. While it is written it
+has no name at all (``O_TMPFILE``): a killed writer leaves nothing behind. File systems without
+that get a hidden temporary file next to the target, which `StateFile` removes unless it is
+committed.
+
+The writer and the reader of the bytes are `ImageWriter` and `ImageReader`, here for convenience.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from formats.chunks import Chunk
+from formats.errors import ImageError, ImageWriteError
+from formats.limits import CHUNK_SIZE
+from formats.manifest import ImageSummary
+from formats.reader import ImageReader
+from formats.writer import ImageWriter, Sink
+
+__all__ = [
+    "CHUNK_SIZE",
+    "Chunk",
+    "ImageReader",
+    "ImageSummary",
+    "ImageWriter",
+    "Sink",
+    "StateFile",
+    "open_image",
+    "verify_file",
+]
+
+_MODE = 0o600
+# What open(2) answers where O_TMPFILE is not to be had; EISDIR comes from kernels that predate it.
+_NO_TMPFILE = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
+
+
+class StateFile:
+    """A state file being written; a `Sink`, and a context manager.
+
+    Leaving the context without `commit` leaves no trace of the file; an older file under the same
+    name stays as it was.
+
+    Args:
+        path: Where the image is to appear. An existing file is replaced, atomically, by `commit`.
+
+    Raises:
+        ImageWriteError: The directory is missing or not writable, *path* is a directory, or the
+            disk is full. The sentence names the path.
+
+    Source: man 2 open (O_TMPFILE), man 2 linkat, man 2 rename.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self._fd = -1
+        self._directory = -1
+        self._temporary: str | None = None  # its name, when it has one
+
+    def __enter__(self) -> Self:
+        try:
+            self._open()
+        except OSError as exc:
+            self._discard()
+            raise self._failure("create", exc) from exc
+        return self
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Append bytes; the count written, as write(2)."""
+        try:
+            return os.write(self._fd, data)
+        except OSError as exc:
+            raise self._failure("write", exc) from exc
+
+    def fileno(self) -> int:
+        """The descriptor, open for writing."""
+        return self._fd
+
+    def commit(self) -> None:
+        """Make the file durable, then give it its name, then make the name durable.
+
+        Raises:
+            ImageWriteError: Nothing has appeared under the name, or, when only the last step
+                failed, the name may not survive a power cut.
+        """
+        try:
+            os.fsync(self._fd)
+            self._publish()
+            os.fsync(self._directory)
+        except OSError as exc:
+            raise self._failure("complete", exc) from exc
+        finally:
+            self._discard()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._discard()
+
+    def _open(self) -> None:
+        if self.path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        self._directory = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            # Opened through the descriptor, so that a directory renamed meanwhile changes nothing.
+            self._fd = os.open(
+                ".", os.O_TMPFILE | os.O_WRONLY | os.O_CLOEXEC, _MODE, dir_fd=self._directory
+            )
+        except OSError as exc:
+            if exc.errno not in _NO_TMPFILE:
+                raise
+            self._open_named()
+
+    def _open_named(self) -> None:
+        name = self._hidden_name()
+        flags = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY | os.O_CLOEXEC
+        self._fd = os.open(name, flags, _MODE, dir_fd=self._directory)
+        self._temporary = name
+
+    def _publish(self) -> None:
+        if self._temporary is None:
+            # linkat(2) never replaces, rename(2) does: so the file gets a hidden name first.
+            name = self._hidden_name()
+            os.link(f"/proc/self/fd/{self._fd}", name, dst_dir_fd=self._directory)
+            self._temporary = name
+        os.rename(
+            self._temporary,
+            self.path.name,
+            src_dir_fd=self._directory,
+            dst_dir_fd=self._directory,
+        )
+        self._temporary = None
+
+    def _hidden_name(self) -> str:
+        # The name is cut so that a long one cannot pass NAME_MAX with what is added to it.
+        return f".{self.path.name[:60]}.{secrets.token_hex(8)}.tmp"
+
+    def _discard(self) -> None:
+        """Close everything and remove the temporary name. Idempotent."""
+        if self._temporary is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._temporary, dir_fd=self._directory)
+            self._temporary = None
+        for fd in (self._fd, self._directory):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._directory = -1
+
+    def _failure(self, step: str, exc: OSError) -> ImageWriteError:
+        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "disk-full" if full else "image-write"
+        return ImageWriteError(
+            f"{self.path}: cannot {step} the image: {exc.strerror}", reason=reason
+        )
+
+
+def open_image(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open an image for reading, unbuffered: `ImageReader` asks for whole frames.
+
+    Raises:
+        ImageError: It cannot be opened (reason ``image-unreadable``); names the path.
+    """
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as exc:
+        raise ImageError(
+            f"{os.fspath(path)}: cannot open the image: {exc.strerror}", reason="image-unreadable"
+        ) from exc
+
+
+def verify_file(path: str | os.PathLike[str], *, workers: int = 2) -> ImageSummary:
+    """Read a whole state file back and check all of it.
+
+    Checked are every head, every body's digest, every chunk's name after decompression, every
+    record's types, the index and the root digest.
+
+    Raises:
+        ImageError: What is wrong, with the file's name.
+    """
+    with open_image(path) as source:
+        reader = ImageReader(source)
+        reader.records()
+        reader.for_each_chunk(lambda chunk, plain: None, workers=workers, check_ids=True)
+        return reader.finish()

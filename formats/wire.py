@@ -1,0 +1,72 @@
+"""msgpack, with its options chosen once.
+
+Writing:
+* ``use_bin_type`` keeps text and bytes apart (msgpack 2.0 types).
+* ``strict_types`` refuses subclasses, so that nothing is written which would not come back.
+* ``unicode_errors="surrogateescape"`` lets a path that is not UTF-8 through unchanged, as the bytes
+  that the kernel knows.
+
+Reading, where every byte may be hostile:
+* Lengths are limited before anything is allocated. An array header that promises more elements
+  than `MAX_ITEMS` is refused; so nested headers cannot multiply into gigabytes.
+* Extension types, and with them timestamps, are not part of the format: ``max_ext_len=0``.
+* Map keys are text (``strict_map_key`` keeps out anything but text and bytes; the record codec then
+  refuses bytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+from formats.errors import ImageCorruptError
+from formats.limits import MAX_BLOB_SIZE, MAX_ITEMS, MAX_TEXT_SIZE
+
+_packer = msgpack.Packer(use_bin_type=True, strict_types=True, unicode_errors="surrogateescape")
+_LIMITS: dict[str, Any] = {
+    "raw": False,
+    "use_list": True,
+    "strict_map_key": True,
+    "unicode_errors": "surrogateescape",
+    "max_array_len": MAX_ITEMS,
+    "max_map_len": MAX_ITEMS,
+    "max_str_len": MAX_TEXT_SIZE,
+    "max_bin_len": MAX_BLOB_SIZE,
+    "max_ext_len": 0,
+}
+
+
+def pack(value: Any) -> bytes:
+    """Serialize one value of None, bool, int, float, str, bytes, list and dict."""
+    packed: bytes = _packer.pack(value)
+    return packed
+
+
+def unpack(data: bytes | bytearray | memoryview) -> Any:
+    """Read exactly one value; ImageCorruptError when *data* is anything else."""
+    try:
+        return msgpack.unpackb(data, **_LIMITS)
+    except (msgpack.UnpackException, ValueError, RecursionError) as exc:
+        raise _malformed(exc) from None
+
+
+def unpack_all(data: bytes | bytearray | memoryview) -> Iterator[Any]:
+    """Read the values that stand one after another in *data*, to its last byte.
+
+    Raises:
+        ImageCorruptError: Malformed or truncated msgpack, or a value beyond the limits.
+    """
+    unpacker = msgpack.Unpacker(max_buffer_size=max(1, len(data)), **_LIMITS)
+    unpacker.feed(data)
+    while unpacker.tell() < len(data):
+        try:
+            value = unpacker.unpack()
+        except (msgpack.UnpackException, ValueError, RecursionError) as exc:
+            raise _malformed(exc) from None
+        yield value
+
+
+def _malformed(exc: Exception) -> ImageCorruptError:
+    return ImageCorruptError(f"malformed msgpack: {str(exc) or type(exc).__name__}")
