@@ -1,0 +1,127 @@
+"""Rules between parts of the configuration and limits of this host, checked beforehand."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Final
+
+from runtime.kernel.capabilities import CAPABILITY_NUMBERS, get_capabilities, last_capability
+from runtime.kernel.rlimits import RLIM_INFINITY, get_rlimit
+from runtime.spec.model import Process, Spec
+from runtime.spec.reader import invalid, unsupported
+
+# sysctls that belong to a namespace: man 7 ipc_namespaces, network_namespaces, uts_namespaces
+_IPC_SYSCTLS: Final = frozenset(
+    (
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    )
+)
+
+
+def check_rules(spec: Spec) -> None:
+    """Refuse a configuration whose parts contradict each other.
+
+    Raises:
+        SpecError: With the path of the first contradiction.
+    """
+    linux = spec.linux
+    if linux.namespace("mnt") is None:
+        raise unsupported("linux.namespaces", "wherry needs a mount namespace; add {type: mount}")
+    for key, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
+        if value and linux.namespace("uts") is None:
+            raise invalid(key, "needs a uts namespace in linux.namespaces")
+        if len(value.encode()) > 64:
+            raise invalid(key, f"{len(value.encode())} bytes, the kernel takes at most 64")
+    for name in linux.sysctl:
+        _check_sysctl(spec, name)
+
+
+def _check_sysctl(spec: Spec, name: str) -> None:
+    path = f"linux.sysctl[{name!r}]"
+    # Both separators are in use: net.ipv4.conf.eth0 and net/ipv4/conf/eth0.100
+    dotted = name if "/" not in name else name.replace(".", "\0").replace("/", ".")
+    if not all(part not in ("", "..") for part in dotted.split(".")):
+        raise invalid(path, "is no name of a kernel parameter")
+    if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+        kind = "ipc"
+    elif dotted.startswith("net."):
+        kind = "net"
+    elif dotted == "kernel.domainname":
+        kind = "uts"
+    elif dotted == "kernel.hostname":
+        raise invalid(path, "use hostname")
+    else:
+        raise unsupported(path, "does not belong to a namespace, it would change the host")
+    if spec.linux.namespace(kind) is None:
+        raise invalid(path, f"needs a {kind} namespace in linux.namespaces")
+
+
+def check_host(spec: Spec) -> None:
+    """Refuse what this host, or this user's privileges, cannot give.
+
+    Apart from ``check_rules`` so that a configuration made for another host can still be parsed.
+
+    Raises:
+        SpecError: With the path, what was asked and what there is.
+    """
+    new_user_namespace = spec.linux.namespace("user") is not None
+    check_process_host(spec.process, in_user_namespace=new_user_namespace)
+    for index, namespace in enumerate(spec.linux.namespaces):
+        if not Path(f"/proc/self/ns/{namespace.kind}").exists():
+            why = f"this kernel has no {namespace.kind} namespaces"
+            raise unsupported(f"linux.namespaces[{index}]", why)
+    if spec.linux.seccomp is not None and not seccomp_available():
+        why = "needs libseccomp and its Python binding; install wherry[seccomp] and libseccomp2"
+        raise unsupported("linux.seccomp", why)
+    if not spec.rootfs.is_dir():
+        raise invalid("root.path", f"{spec.rootfs} is not a directory")
+
+
+def check_process_host(process: Process, *, in_user_namespace: bool) -> None:
+    """Refuse limits and capabilities that we cannot hand on.
+
+    Args:
+        process: What is to run.
+        in_user_namespace: The process gets a user namespace, and all capabilities there.
+    """
+    ours = get_capabilities().permitted
+    may_raise = ours >> CAPABILITY_NUMBERS["CAP_SYS_RESOURCE"] & 1
+    for index, limit in enumerate(process.rlimits):
+        _, hard = get_rlimit(limit.kind)
+        if limit.hard > hard and not may_raise:
+            asked = "unlimited" if limit.hard == RLIM_INFINITY else str(limit.hard)
+            raise unsupported(
+                f"process.rlimits[{index}]",
+                f"{limit.kind} hard limit {asked} is above this process's {hard}, and it lacks "
+                f"CAP_SYS_RESOURCE; lower it to at most {hard}",
+            )
+    if process.capabilities is None:
+        return
+    last = last_capability()
+    for set_name in ("bounding", "effective", "inheritable", "permitted", "ambient"):
+        for index, name in enumerate(getattr(process.capabilities, set_name)):
+            path = f"process.capabilities.{set_name}[{index}]"
+            number = CAPABILITY_NUMBERS[name]
+            if number > last:
+                raise unsupported(path, f"this kernel does not know {name}")
+            if not in_user_namespace and not ours >> number & 1:
+                raise unsupported(path, f"wherry itself lacks {name} here and cannot grant it")
+
+
+def seccomp_available() -> bool:
+    """Whether pyseccomp can be imported; it needs the library as well."""
+    if importlib.util.find_spec("pyseccomp") is None:
+        return False
+    try:
+        import pyseccomp  # noqa: F401  # it loads the library when imported
+    except (ImportError, RuntimeError, OSError):
+        return False
+    return True
