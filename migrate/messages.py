@@ -1,0 +1,271 @@
+"""The messages of the migration protocol, as docs/protocol.md describes them.
+
+Each is a record (formats.records.codec): exact types, bounded sizes, unknown keys ignored, so a
+newer side may add keys. Their order is the business of the modules that hold the conversations.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from formats.errors import Refusal
+from formats.records.codec import Json, Record, record
+
+PROTOCOL_VERSIONS = (1,)
+"""Every version that this wherry speaks; both sides use the highest that both have."""
+
+FEATURES = ("container-stream", "file", "handover-query")
+"""Abilities beyond the version, by name; a side uses only what both have named."""
+
+
+class Phase(enum.StrEnum):
+    """How far a handover has come, as the destination sees it.
+
+    Each value says what is true once it has been written down.
+    """
+
+    UNKNOWN = "unknown"
+    """There is no record of this handover here, and there will be none."""
+    RECEIVING = "receiving"
+    """An image is arriving or being restored; nothing may run here yet."""
+    PREPARED = "prepared"
+    """The container stands here frozen; the source still owns it."""
+    COMMITTED = "committed"
+    """The destination owns the container; the source must never thaw its own again."""
+    RUNNING = "running"
+    """The destination has started it; the source may destroy its own."""
+    ABORTED = "aborted"
+    """Nothing of it is here and nothing will be; the source may thaw its own."""
+
+
+class Wish(enum.StrEnum):
+    """What a source that asks about a handover wants to become of it."""
+
+    ASK = "ask"
+    """Only the answer; nothing changes."""
+    FINISH = "finish"
+    """Start what is prepared; if that cannot be, abort."""
+    ABORT = "abort"
+    """Abort what has not been committed."""
+
+
+@record("migrate-hello")
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """The first message of both sides.
+
+    Attributes:
+        versions: Protocol versions that the sender speaks.
+        features: Further abilities, see `FEATURES`.
+        wherry: Product version, informative.
+        hostname: Of the sender, informative.
+        architecture: As ``uname -m`` says.
+        kernel: As ``uname -r`` says, informative.
+        page_size: Bytes.
+        cpu_flags: Features of the processor that programs can use.
+    """
+
+    versions: tuple[int, ...]
+    features: tuple[str, ...]
+    wherry: str
+    hostname: str
+    architecture: str
+    kernel: str
+    page_size: int
+    cpu_flags: tuple[str, ...]
+
+
+@record("migrate-offer-file")
+@dataclass(frozen=True, slots=True)
+class OfferFile:
+    """A state file is to be stored.
+
+    Attributes:
+        path: As the user wrote it; relative to the login's directory, may be a directory.
+        name: The file's name, used when *path* is a directory.
+        size_bytes: Of the file.
+        overwrite: Whether an existing file may be replaced.
+    """
+
+    path: str
+    name: str
+    size_bytes: int
+    overwrite: bool
+
+
+@record("migrate-offer-container")
+@dataclass(frozen=True, slots=True)
+class OfferContainer:
+    """A container is to be moved.
+
+    Attributes:
+        token: Names this handover: 32 hexadecimal digits.
+        container_id: Id that it is to have at the destination.
+        source_id: Id that it has at the source.
+        bundle: Its bundle's path at the source, empty for none.
+        spec: Its OCI configuration.
+        memory_bytes: What its tasks occupy, about.
+    """
+
+    token: str
+    container_id: str
+    source_id: str
+    bundle: str
+    spec: Json
+    memory_bytes: int
+
+
+@record("migrate-ready")
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Nothing stands in the way: send the data.
+
+    Attributes:
+        path: Where a file will be stored, absolute; empty for a container.
+    """
+
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One `Refusal` on the wire."""
+
+    reason: str
+    subject: str
+    sentence: str
+
+
+@record("migrate-refuse")
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Everything that stands in the way; the conversation ends."""
+
+    reasons: tuple[Reason, ...]
+
+    @classmethod
+    def of(cls, refusals: list[Refusal]) -> Refuse:
+        """The message for these refusals."""
+        return cls(tuple(Reason(item.reason, item.subject, item.sentence) for item in refusals))
+
+    @property
+    def refusals(self) -> list[Refusal]:
+        """The reverse of `of`."""
+        return [Refusal(item.reason, item.subject, item.sentence) for item in self.reasons]
+
+
+@record("migrate-data-end")
+@dataclass(frozen=True, slots=True)
+class DataEnd:
+    """No more data frames; *total_bytes* came in them."""
+
+    total_bytes: int
+
+
+@record("migrate-stored")
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The file has been verified and stands under its name, synced."""
+
+    path: str
+    size_bytes: int
+    root: str
+
+
+@record("migrate-prepared")
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """The container has been rebuilt from a complete, verified image and is frozen.
+
+    Attributes:
+        restore_ns: From the first byte of the image to now, nanoseconds.
+        warnings: What was not preserved.
+    """
+
+    restore_ns: int
+    warnings: tuple[str, ...] = ()
+
+
+@record("migrate-commit")
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The source has written down that it gives the container away: start it."""
+
+    token: str
+
+
+@record("migrate-running")
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The container runs at the destination.
+
+    Attributes:
+        thaw_ns: From the arrival of the commit to now, nanoseconds.
+        pid: Its init at the destination.
+    """
+
+    thaw_ns: int
+    pid: int
+
+
+@record("migrate-failed")
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The sender failed; nothing of the transfer is left with it."""
+
+    reason: str
+    sentence: str
+
+
+@record("migrate-abort")
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """The source gives up; the receiver removes what it has made."""
+
+    sentence: str
+
+
+@record("migrate-ping")
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """The sender is alive and working."""
+
+
+@record("migrate-query")
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What has become of a handover?"""
+
+    token: str
+    wish: Wish
+
+
+@record("migrate-answer")
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What has become of a handover, as written down at the destination.
+
+    Attributes:
+        phase: How far it has come.
+        container_id: The id there, empty when unknown.
+        sentence: More about it, possibly empty.
+    """
+
+    phase: Phase
+    container_id: str = ""
+    sentence: str = ""
+
+
+@record("migrate-done")
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The source has settled its side of a handover; the record may be forgotten."""
+
+    token: str
+
+
+MESSAGES: tuple[type[Record], ...] = (
+    *(Hello, OfferFile, OfferContainer, Ready, Refuse, DataEnd, Stored, Prepared, Commit),
+    *(Running, Failed, Abort, Ping, Query, Answer, Done),
+)
