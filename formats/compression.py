@@ -19,6 +19,9 @@ from formats.limits import MAX_BLOCK_SIZE
 
 _MIN_GAIN = 5  # a body must lose 2**-5 of its size to be stored compressed
 
+_BLOCK_HEADER_SIZE = 3
+_RLE_BLOCK = 1
+
 _local = threading.local()
 
 
@@ -48,7 +51,7 @@ def decompress(stored: bytes | bytearray | memoryview, plain_size: int) -> bytes
     Raises:
         ImageCorruptError: The body is not one zstd frame of that size.
     """
-    _require_size(stored, plain_size)
+    _require_one_frame(stored, plain_size)
     try:
         plain: bytes = _context().decompress(
             stored, max_output_size=plain_size, read_across_frames=False, allow_extra_data=False
@@ -62,7 +65,7 @@ def decompress(stored: bytes | bytearray | memoryview, plain_size: int) -> bytes
 
 def decompress_into(stored: bytes | bytearray | memoryview, plain: memoryview) -> None:
     """Decompress a body into *plain*, which it must fill exactly. As `decompress` otherwise."""
-    _require_size(stored, len(plain))
+    _require_one_frame(stored, len(plain))
     try:
         # With a buffer as large as the content, zstd decodes straight into it: no window, no copy.
         with _context().stream_reader(stored, read_across_frames=False) as stream:
@@ -80,13 +83,26 @@ def _context() -> zstandard.ZstdDecompressor:
     return context
 
 
-def _require_size(stored: bytes | bytearray | memoryview, plain_size: int) -> None:
+def _require_one_frame(stored: bytes | bytearray | memoryview, plain_size: int) -> None:
+    """Walk the zstd frame (RFC 8878, section 3.1.1): its promises and its end must fit exactly."""
     try:
-        size = zstandard.frame_content_size(stored)
+        parameters = zstandard.get_frame_parameters(stored)
+        at = zstandard.frame_header_size(stored)
     except zstandard.ZstdError as exc:
         raise ImageCorruptError(f"a body cannot be decompressed: {exc}") from None
-    if size != plain_size:
-        raise _wrong_size(size, plain_size)
+    if parameters.content_size != plain_size:
+        raise _wrong_size(parameters.content_size, plain_size)
+    if parameters.dict_id or parameters.has_checksum:
+        raise ImageCorruptError("a body was compressed with a dictionary or a checksum")
+    last = 0
+    while not last:
+        block = int.from_bytes(stored[at : at + _BLOCK_HEADER_SIZE], "little")
+        last, kind, size = block & 1, block >> 1 & 3, block >> 3
+        at += _BLOCK_HEADER_SIZE + (1 if kind == _RLE_BLOCK else size)
+        if at > len(stored):
+            break
+    if at != len(stored):
+        raise ImageCorruptError("a body is not exactly one zstd frame")
 
 
 def _wrong_size(found: int, promised: int) -> ImageCorruptError:

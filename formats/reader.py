@@ -53,19 +53,25 @@ class ImageReader:
             size = self._frames.read_up_to(memoryview(raw))
             self.header: Header = unpack_header(bytes(raw[:size]))
         self._root = RootDigest(bytes(raw))
-        self._raw_records: list[tuple[str, dict[str, Any]]] | None = None
+        self._records: list[Record] | None = None
         self._seen = _Seen()
         self._ahead: Frame | None = None  # the first frame that is not of the kind looked for
         self._unread: Frame | None = None  # a chunk frame whose body is still in the source
 
     # Records
 
-    def raw_records(self) -> list[tuple[str, dict[str, Any]]]:
-        """All records as (kind, map), the unknown kinds among them."""
-        if self._raw_records is None:
+    def for_each_raw_record(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The records one by one as (kind, map), those of unknown kinds among them. Once only."""
+        while (frame := self._next_records()) is not None:
             with self._named():
-                self._raw_records = self._read_records()
-        return self._raw_records
+                values = wire.unpack_all(self._frames.read_plain(frame))
+            while True:
+                with self._named():
+                    pair = _next_record(values)
+                    if pair is None:
+                        break
+                    self._seen.add_record()
+                yield pair
 
     def records(self) -> list[Record]:
         """All records of kinds that this version knows.
@@ -73,26 +79,21 @@ class ImageReader:
         A kind that must not be ignored comes with an incompatible feature flag, which would have
         been refused already.
         """
-        raw = self.raw_records()
-        with self._named():
-            return [
-                unpack_record(kind, fields) for kind, fields in raw if class_of(kind) is not None
-            ]
+        if self._records is None:
+            found = []
+            for kind, fields in self.for_each_raw_record():
+                if class_of(kind) is not None:
+                    with self._named():
+                        found.append(unpack_record(kind, fields))
+            self._records = found
+        return self._records
 
-    def _read_records(self) -> list[tuple[str, dict[str, Any]]]:
-        found: list[tuple[str, dict[str, Any]]] = []
-        size = 0
-        while (frame := self._next_of(FrameType.RECORDS)) is not None:
-            size += frame.head.plain_size
-            if size > MAX_RECORDS_SIZE:
-                raise ImageCorruptError(f"more than {MAX_RECORDS_SIZE} bytes of records")
-            for value in wire.unpack_all(self._frames.read_plain(frame)):
-                found.append(_record_of(value))
-                if len(found) > MAX_RECORDS:
-                    raise ImageCorruptError(f"more than {MAX_RECORDS} records")
-            self._seen.record_frames += 1
-        self._seen.records = len(found)
-        return found
+    def _next_records(self) -> Frame | None:
+        with self._named():
+            frame = self._next_of(FrameType.RECORDS)
+            if frame is not None:
+                self._seen.add_records_frame(frame)
+        return frame
 
     # Chunks
 
@@ -135,7 +136,8 @@ class ImageReader:
                 pool.submit(chunk, buffer)
 
     def _next_chunk(self) -> Frame | None:
-        self.raw_records()
+        for _ in self.for_each_raw_record():
+            pass  # nobody asked for the rest of them; they are checked all the same
         with self._named():
             self._skip_unread()
             frame = self._next_of(FrameType.CHUNK)
@@ -237,9 +239,20 @@ class _Seen:
     """What has gone by, to be compared with the end frame."""
 
     def __init__(self) -> None:
-        self.record_frames = self.records = 0
+        self.record_frames = self.records = self._records_size = 0
         self.chunks = self.plain_bytes = self.stored_bytes = 0
         self.index = blake3()
+
+    def add_records_frame(self, frame: Frame) -> None:
+        self.record_frames += 1
+        self._records_size += frame.head.plain_size
+        if self._records_size > MAX_RECORDS_SIZE:
+            raise ImageCorruptError(f"more than {MAX_RECORDS_SIZE} bytes of records")
+
+    def add_record(self) -> None:
+        self.records += 1
+        if self.records > MAX_RECORDS:
+            raise ImageCorruptError(f"more than {MAX_RECORDS} records")
 
     def add_chunk(self, frame: Frame) -> None:
         self.chunks += 1
@@ -263,8 +276,10 @@ class _Seen:
         )
 
 
-def _record_of(value: Any) -> tuple[str, dict[str, Any]]:
-    match value:
+def _next_record(values: Iterator[Any]) -> tuple[str, dict[str, Any]] | None:
+    match next(values, values):
+        case rest if rest is values:
+            return None
         case [str(kind), dict(fields)] if KIND_PATTERN.fullmatch(kind):
             return kind, fields
     raise ImageCorruptError("a record is not a pair of kind and map")

@@ -339,7 +339,7 @@ def _dictionary(hint: Any) -> tuple[_Convert, _Convert]:
                 try:
                     made[_text(key, depth)] = convert(item, depth - 1)
                 except _BadValueError as exc:
-                    raise exc.below(f"[{key!r}]") from None
+                    raise exc.below(f"[{str(key)[:40]}]") from None
             return made
 
         return convert_all
