@@ -175,12 +175,13 @@ class FrameReader:
     Args:
         source: Where the bytes come from; short reads are fine, ``readinto`` is used.
         position: File offset of the next byte.
+        sequence: Number that the next frame must have.
     """
 
-    def __init__(self, source: BinaryIO, position: int = 0) -> None:
+    def __init__(self, source: BinaryIO, position: int = 0, *, sequence: int = 0) -> None:
         self._readinto = source.readinto  # type: ignore[attr-defined]  # every binary file has it
         self.position = position
-        self.next_sequence = 0
+        self.next_sequence = sequence
 
     def next_frame(self) -> Frame:
         """The head and meta of the next frame. The body must be read before the next call."""

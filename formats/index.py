@@ -1,0 +1,73 @@
+"""Reading an image from its end: what it holds, without reading what it holds.
+
+For a file that can seek. The end frame says where the index is; the index says where every chunk
+is and what its bytes must be.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import BinaryIO
+
+from formats.errors import ImageCorruptError
+from formats.frames import FrameReader, FrameType, Head, unpack_head
+from formats.manifest import END_SIZE, ImageSummary, IndexEntry, for_each_entry, unpack_end
+
+
+class ImageIndex:
+    """The end of an image.
+
+    Args:
+        source: A file that can seek; its position is changed.
+
+    Attributes:
+        summary: The end frame's counts and root digest. `ImageReader.finish` compares them with
+            the whole image; here only the file's size is compared.
+
+    Raises:
+        ImageCorruptError: The file does not end as an image does: truncated, followed by other
+            bytes, or damaged.
+    """
+
+    def __init__(self, source: BinaryIO) -> None:
+        self._source = source
+        size = source.seek(0, io.SEEK_END)
+        if size < END_SIZE:
+            raise _no_end(size)
+        end, meta = self._read_end(size)
+        self.summary: ImageSummary = unpack_end(meta)
+        if self.summary.file_size != size or self.summary.index_frames > end.sequence:
+            raise _no_end(size)
+        self._first_sequence = end.sequence - self.summary.index_frames
+
+    def for_each_entry(self) -> Iterator[IndexEntry]:
+        """The chunks in stream order; ImageCorruptError when the index is damaged."""
+        self._source.seek(self.summary.index_position)
+        frames = FrameReader(
+            self._source, self.summary.index_position, sequence=self._first_sequence
+        )
+        for _ in range(self.summary.index_frames):
+            frame = frames.next_frame()
+            if frame.head.type != FrameType.INDEX:
+                raise ImageCorruptError(f"frame {frame.head.sequence} is no index")
+            yield from for_each_entry(frames.read_plain(frame))
+
+    def _read_end(self, size: int) -> tuple[Head, bytes]:
+        position = self._source.seek(size - END_SIZE)
+        raw = bytearray(END_SIZE)
+        FrameReader(self._source, position).read_into(memoryview(raw))
+        try:
+            head, meta = unpack_head(bytes(raw))
+        except ImageCorruptError as exc:
+            raise _no_end(size) from exc
+        if head.type != FrameType.END:
+            raise _no_end(size)
+        return head, meta
+
+
+def _no_end(size: int) -> ImageCorruptError:
+    return ImageCorruptError(
+        f"no image ends at byte {size}, where the file does; copy the image again",
+        reason="image-truncated",
+    )
