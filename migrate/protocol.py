@@ -163,6 +163,13 @@ class Peer:
             if not isinstance(message, Ping):
                 raise ProtocolError(f"{kind_of(message)} came in the middle of the data")
 
+    def forget_input(self) -> None:
+        """Drop what was read ahead: a forked process has read the data to its end for us.
+
+        Nothing is lost: after the end of the data the far side waits for an answer.
+        """
+        self._buffer.clear()
+
     @contextlib.contextmanager
     def explaining(self) -> Iterator[None]:
         """Let the far side's own words explain why it hung up while we were sending."""

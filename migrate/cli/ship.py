@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from migrate.cli.options import print_json
-from migrate.cli.progress import human_bytes, human_rate, show_progress
+from migrate.cli.progress import human_bytes, human_rate, progress_display
 from migrate.cli.ssh_options import ask_person, ssh_options
 from migrate.destination import Destination
 from migrate.errors import MigrateError
@@ -45,7 +45,7 @@ def command(
             reason="bad-destination",
         )
     limit = None if bwlimit is None else parse_rate(bwlimit)
-    with show_progress(quiet=as_json) as progress:
+    with progress_display("ship", quiet=as_json) as progress:
         report = ship(
             file,
             route_to(target),

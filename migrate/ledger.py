@@ -1,0 +1,140 @@
+"""The destination's book of handovers: who owns a container is written here, and nowhere else.
+
+One small file in the state root, ``.handover.json``, maps the token of each handover to how far it
+has come. Every change is made under one lock and is on the disk before anything depends on it. So
+two processes that deal with one handover (the ``receive`` that was cut off, and the one that came
+to ask) can never decide differently: whoever comes second reads what the first has written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from migrate.errors import MigrateError
+from migrate.messages import Phase
+from runtime.metadata import sync_directory
+
+FILE = ".handover.json"
+LOCK = ".handover.lock"
+KEPT_S = 7 * 86400  # how long a settled handover is remembered when the source never says done
+MAX_ENTRIES = 4096
+
+
+@dataclass(slots=True)
+class Entry:
+    """One handover.
+
+    Attributes:
+        container_id: The container's id here.
+        phase: How far it has come.
+        pid: Of the ``receive`` that began it.
+        start_ticks: When that process started; with the pid it names one process.
+        changed: Wall-clock seconds of the last change.
+    """
+
+    container_id: str
+    phase: Phase
+    pid: int = 0
+    start_ticks: int = 0
+    changed: float = 0.0
+
+
+@contextlib.contextmanager
+def open_ledger(root: Path) -> Iterator[dict[str, Entry]]:
+    """The book under its lock; what the body changes is durable when the context has ended.
+
+    An exception in the body leaves the file as it was.
+
+    Raises:
+        MigrateError: The file is damaged; reason ``ledger-corrupt``.
+    """
+    root.mkdir(mode=0o711, parents=True, exist_ok=True)
+    with _locked(root):
+        entries = _read(root / FILE)
+        before = _packed(entries)
+        yield entries
+        _forget_old(entries)
+        after = _packed(entries)
+        if after != before:
+            _write(root / FILE, after)
+
+
+def phase_of(root: Path, token: str) -> Phase:
+    """How far a handover has come."""
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+        return Phase.UNKNOWN if entry is None else entry.phase
+
+
+def advance(root: Path, token: str, *, to: Phase, only_from: tuple[Phase, ...]) -> Phase:
+    """Move a handover on, if it still is where the caller believes it to be.
+
+    Returns:
+        The phase that holds now: *to*, or what somebody else has decided meanwhile.
+    """
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+        if entry is None:
+            return Phase.UNKNOWN
+        if entry.phase in only_from:
+            entry.phase, entry.changed = to, time.time()
+        return entry.phase
+
+
+@contextlib.contextmanager
+def _locked(root: Path) -> Iterator[None]:
+    fd = os.open(root / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _read(path: Path) -> dict[str, Entry]:
+    try:
+        document = json.loads(path.read_text())
+        return {
+            token: Entry(**{**fields, "phase": Phase(fields["phase"])})
+            for token, fields in document.items()
+        }
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError, AttributeError) as exc:
+        raise MigrateError(
+            f"{path}: cannot be read ({exc}); when no migration is under way, remove it",
+            reason="ledger-corrupt",
+        ) from exc
+
+
+def _packed(entries: dict[str, Entry]) -> bytes:
+    return json.dumps({token: asdict(entry) for token, entry in entries.items()}).encode()
+
+
+def _write(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    sync_directory(path.parent)
+
+
+def _forget_old(entries: dict[str, Entry]) -> None:
+    """Settled handovers go after a week; those that await a decision stay."""
+    limit = time.time() - KEPT_S
+    settled = (Phase.RUNNING, Phase.ABORTED)
+    for token, entry in list(entries.items()):
+        if entry.phase in settled and entry.changed < limit:
+            del entries[token]
+    if len(entries) > MAX_ENTRIES:
+        raise MigrateError(f"more than {MAX_ENTRIES} handovers are open", reason="ledger-full")

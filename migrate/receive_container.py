@@ -1,0 +1,246 @@
+"""The destination of a migration: take a container in, frozen, and start it when it is ours.
+
+Every step that decides who owns the container goes through the ledger (ledger.py), because the
+connection can break at any moment and another ``receive`` may come to ask. What is true when:
+
+* RECEIVING: an image arrives. Whoever finds the connection gone may abort.
+* PREPARED: the container stands here frozen and belongs to the source. The same.
+* COMMITTED: it is ours, whatever happens to the connection. It is started, by us or by the next
+  one who asks; only if it cannot be started, and so has never run, is it given back (ABORTED).
+* RUNNING: it has been started here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import time
+from pathlib import Path
+
+from formats.errors import WherryError
+from migrate import preflight
+from migrate.errors import MigrateError, ProtocolError
+from migrate.ledger import Entry, advance, open_ledger
+from migrate.messages import (
+    Answer,
+    Commit,
+    Done,
+    Hello,
+    OfferContainer,
+    Phase,
+    Prepared,
+    Query,
+    Ready,
+    Refuse,
+    Running,
+    Wish,
+)
+from migrate.protocol import DataSource, Peer
+from runtime.container import Container
+from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
+from runtime.process import ProcessRef
+from runtime.status import Status
+
+log = logging.getLogger(__name__)
+
+TOKEN = re.compile(r"[0-9a-f]{32}")
+COMMIT_TIMEOUT_S = 60.0  # the source says commit at once; later the line is taken for dead
+
+
+def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hello) -> None:
+    """Take in the offered container, or refuse it.
+
+    Raises:
+        WherryError: It failed before the commit, and nothing of it is left here; or it could not be
+            started after the commit, which the source has been told.
+    """
+    if not TOKEN.fullmatch(offer.token):
+        raise ProtocolError("the token of the offer is malformed")
+    clear_stale(root, offer.container_id)
+    refusals = preflight.obstacles(root, offer, source)
+    if refusals:
+        peer.send(Refuse.of(refusals))
+        return
+    _enter(root, offer)
+    try:
+        peer.send(Ready())
+        _prepare(peer, offer, root)
+        commit = peer.receive(Commit, timeout_s=COMMIT_TIMEOUT_S)
+        if commit.token != offer.token:
+            raise ProtocolError("the commit is for another handover")
+    except BaseException:
+        abort(root, offer.token)
+        raise
+    received = time.monotonic_ns()
+    if advance(root, offer.token, to=Phase.COMMITTED, only_from=(Phase.PREPARED,)) in (
+        Phase.ABORTED,
+        Phase.UNKNOWN,
+    ):
+        abort(root, offer.token)
+        raise MigrateError(
+            f"{offer.container_id}: the handover was aborted meanwhile", reason="handover-aborted"
+        )
+    container = finish(root, offer.token)
+    peer.send(Running(time.monotonic_ns() - received, container.pid))
+    # The record may be forgotten when the source has settled its side; if it never says so, time
+    # will do it.
+    with contextlib.suppress(MigrateError):
+        forget(root, peer.receive(Done).token)
+
+
+def _enter(root: Path, offer: OfferContainer) -> None:
+    own = ProcessRef.of(os.getpid())
+    with open_ledger(root) as entries:
+        if offer.token in entries:
+            raise ProtocolError("this handover was offered before")
+        entries[offer.token] = Entry(
+            offer.container_id, Phase.RECEIVING, own.pid, own.start_ticks, time.time()
+        )
+
+
+def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
+    from migrate.engine_port import restore_stream
+
+    started = time.monotonic_ns()
+    source = DataSource(peer)
+    warnings = restore_stream(root, source, offer)
+    # The stream was read by the process that stays with the container, through a copy of ours.
+    peer.forget_input()
+    phase = advance(root, offer.token, to=Phase.PREPARED, only_from=(Phase.RECEIVING,))
+    if phase is not Phase.PREPARED:
+        raise MigrateError(
+            f"{offer.container_id}: the handover was aborted meanwhile", reason="handover-aborted"
+        )
+    peer.send(Prepared(time.monotonic_ns() - started, tuple(warnings)))
+
+
+def finish(root: Path, token: str) -> Container:
+    """Start a committed container, unless it has been started already.
+
+    Raises:
+        WherryError: It cannot be started; it has been removed and given back to the source.
+    """
+    with open_ledger(root) as entries:
+        cid = entries[token].container_id
+    try:
+        container = _start(root, cid)
+    except (WherryError, OSError):
+        # It never ran, so the source may go on with its own.
+        _destroy(root, cid)
+        advance(root, token, to=Phase.ABORTED, only_from=(Phase.COMMITTED,))
+        raise
+    advance(root, token, to=Phase.RUNNING, only_from=(Phase.COMMITTED,))
+    return container
+
+
+def _start(root: Path, cid: str) -> Container:
+    container = Container.load(root, cid, exact=True)
+    try:
+        if container.status is Status.CREATED:
+            container.start()
+    except WrongStatusError:
+        # Another process that deals with the same handover was faster.
+        if container.status not in (Status.RUNNING, Status.STOPPED):
+            raise
+    return container
+
+
+def abort(root: Path, token: str) -> Phase:
+    """Give up a handover that has not been committed, and remove what was made for it.
+
+    Returns:
+        The phase that holds now: ABORTED, or COMMITTED or RUNNING when it is too late.
+    """
+    undecided = (Phase.RECEIVING, Phase.PREPARED)
+    phase = advance(root, token, to=Phase.ABORTED, only_from=undecided)
+    if phase is Phase.ABORTED:
+        with open_ledger(root) as entries:
+            cid = entries[token].container_id
+            others = any(
+                other.container_id == cid and name != token and other.phase is not Phase.ABORTED
+                for name, other in entries.items()
+            )
+        if not others and _was_made_for_a_handover(root, cid):
+            _destroy(root, cid)
+    return phase
+
+
+def _was_made_for_a_handover(root: Path, cid: str) -> bool:
+    """Whether the container of this id still waits frozen, as a handover leaves it."""
+    try:
+        container = Container.load(root, cid, exact=True)
+        return container.metadata.frozen_restore
+    except ContainerNotFoundError:
+        return False
+    except ContainerError:
+        return True  # half created
+
+
+def _destroy(root: Path, cid: str) -> None:
+    try:
+        Container.load(root, cid, exact=True).destroy(force=True)
+    except ContainerNotFoundError:
+        pass
+    except ContainerError as exc:
+        log.warning("%s: what had arrived of it could not be removed: %s", cid, exc)
+
+
+def forget(root: Path, token: str) -> None:
+    """Drop the record of a handover that both sides have settled."""
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+        if entry is not None and entry.phase in (Phase.RUNNING, Phase.ABORTED):
+            del entries[token]
+
+
+def clear_stale(root: Path, cid: str) -> None:
+    """Remove what a ``receive`` that was killed has left under an id that is wanted again."""
+    with open_ledger(root) as entries:
+        stale = [
+            token
+            for token, entry in entries.items()
+            if entry.container_id == cid
+            and entry.phase in (Phase.RECEIVING, Phase.PREPARED)
+            and not ProcessRef(entry.pid, entry.start_ticks).alive()
+        ]
+    for token in stale:
+        log.warning("%s: an earlier migration of it was cut off; removing what it left", cid)
+        abort(root, token)
+
+
+def answer_query(peer: Peer, query: Query, root: Path) -> None:
+    """Tell what has become of a handover, after doing what the source wishes.
+
+    Raises:
+        ProtocolError: The token is malformed.
+    """
+    if not TOKEN.fullmatch(query.token):
+        raise ProtocolError("the token of the query is malformed")
+    peer.send(_settle(root, query))
+    with contextlib.suppress(MigrateError):
+        forget(root, peer.receive(Done).token)
+
+
+def _settle(root: Path, query: Query) -> Answer:
+    token, wish = query.token, query.wish
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+        if entry is None and wish is not Wish.ASK:
+            # From now on nothing can come of it, even if its ``receive`` is still on the way.
+            entry = entries[token] = Entry("", Phase.ABORTED, changed=time.time())
+    if entry is None:
+        return Answer(Phase.UNKNOWN)
+    phase, sentence = entry.phase, ""
+    if wish is Wish.FINISH:
+        phase = advance(root, token, to=Phase.COMMITTED, only_from=(Phase.PREPARED,))
+    if wish is not Wish.ASK:
+        phase = abort(root, token)
+    if phase is Phase.COMMITTED and wish is not Wish.ASK:
+        try:
+            finish(root, token)
+            phase = Phase.RUNNING
+        except (WherryError, OSError) as exc:
+            phase, sentence = Phase.ABORTED, str(exc)
+    return Answer(phase, entry.container_id, sentence)
