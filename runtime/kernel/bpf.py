@@ -1,0 +1,125 @@
+"""bpf(2): load a program and attach it to a cgroup."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+
+from runtime.kernel.libc import syscall
+from runtime.kernel.numbers import NR
+
+# include/uapi/linux/bpf.h
+BPF_PROG_LOAD = 5
+BPF_PROG_ATTACH = 8
+BPF_PROG_DETACH = 9
+BPF_PROG_GET_FD_BY_ID = 13
+BPF_PROG_QUERY = 16
+BPF_PROG_TYPE_CGROUP_DEVICE = 15
+BPF_CGROUP_DEVICE = 6
+BPF_F_ALLOW_MULTI = 1 << 1
+
+BPF_DEVCG_ACC_MKNOD = 1
+BPF_DEVCG_ACC_READ = 2
+BPF_DEVCG_ACC_WRITE = 4
+BPF_DEVCG_DEV_BLOCK = 1
+BPF_DEVCG_DEV_CHAR = 2
+
+# include/uapi/linux/bpf_common.h and bpf.h: the few instructions that are used
+BPF_LDX_MEM_W = 0x61
+BPF_ALU64_MOV_X = 0xBF
+BPF_ALU64_MOV_K = 0xB7
+BPF_ALU64_AND_K = 0x57
+BPF_ALU64_RSH_K = 0x77
+BPF_JMP_JNE_K = 0x55
+BPF_JMP_JNE_X = 0x5D
+BPF_JMP_JEQ_K = 0x15
+BPF_EXIT = 0x95
+
+_ATTR_SIZE = 128  # zero-padded; the kernel takes more than it knows as long as the rest is zero
+_MAX_PROGRAMS = 64  # BPF_CGROUP_MAX_PROGS
+
+
+def instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, imm: int = 0) -> bytes:
+    """One ``struct bpf_insn``. *imm* is 32 bits, signed or not."""
+    return struct.pack("<BBhI", code, dst | src << 4, offset, imm & 0xFFFFFFFF)
+
+
+def _bpf(name: str, command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    return syscall(f"bpf({name})", NR["bpf"], command, ctypes.addressof(attr), _ATTR_SIZE)
+
+
+def _attr(layout: str, *values: int) -> ctypes.Array[ctypes.c_char]:
+    return ctypes.create_string_buffer(struct.pack(layout, *values), _ATTR_SIZE)
+
+
+def load_program(kind: int, program: bytes, name: str) -> int:
+    """Load a program and return its descriptor.
+
+    Args:
+        kind: ``BPF_PROG_TYPE_*``.
+        program: Instructions from ``instruction``.
+        name: Shown by tools, at most 15 characters.
+
+    Raises:
+        PermissionError: No CAP_BPF or CAP_SYS_ADMIN.
+        OSError: EINVAL or EACCES when the verifier refuses the program.
+
+    Source: man 2 bpf.
+    """
+    code = ctypes.create_string_buffer(program, len(program))
+    license_ = ctypes.create_string_buffer(b"Apache-2.0")
+    attr = _attr(
+        "<IIQQIIQII",
+        kind,
+        len(program) // 8,
+        ctypes.addressof(code),
+        ctypes.addressof(license_),
+        0,  # log_level
+        0,  # log_size
+        0,  # log_buf
+        0,  # kern_version
+        0,  # prog_flags
+    )
+    ctypes.memmove(ctypes.addressof(attr) + 48, name.encode()[:15], len(name.encode()[:15]))
+    return _bpf("load program", BPF_PROG_LOAD, attr)
+
+
+def attach_to_cgroup(cgroup_fd: int, program_fd: int, attach_type: int) -> None:
+    """Attach a program to a cgroup, beside those that are there; it lives as long as the cgroup.
+
+    Source: man 2 bpf (Linux 4.15 for several programs).
+    """
+    attr = _attr("<IIII", cgroup_fd, program_fd, attach_type, BPF_F_ALLOW_MULTI)
+    _bpf("attach", BPF_PROG_ATTACH, attr)
+
+
+def detach_all(cgroup_fd: int, attach_type: int, *, keep_fd: int = -1) -> None:
+    """Detach every program of *attach_type* that is attached to this very cgroup.
+
+    Args:
+        cgroup_fd: The cgroup's directory.
+        attach_type: ``BPF_CGROUP_*``.
+        keep_fd: A program to leave, so that a new one can be attached before the old ones go.
+    """
+    ids = (ctypes.c_uint32 * _MAX_PROGRAMS)()
+    attr = _attr("<IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids))
+    _bpf("query", BPF_PROG_QUERY, attr)
+    (count,) = struct.unpack_from("<I", attr.raw, 24)
+    kept = -1 if keep_fd < 0 else _program_id(keep_fd)
+    for program_id in ids[:count]:
+        if program_id == kept:
+            continue
+        fd = _bpf("program by id", BPF_PROG_GET_FD_BY_ID, _attr("<I", program_id))
+        try:
+            _bpf("detach", BPF_PROG_DETACH, _attr("<III", cgroup_fd, fd, attach_type))
+        finally:
+            os.close(fd)
+
+
+def _program_id(fd: int) -> int:
+    with open(f"/proc/self/fdinfo/{fd}") as file:
+        for line in file:
+            if line.startswith("prog_id:"):
+                return int(line.split()[1])
+    raise ValueError(f"fd {fd} is no BPF program")
