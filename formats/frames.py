@@ -150,6 +150,8 @@ def _judge(head: Head) -> None:
     limit = _MAX_PLAIN[FrameType(head.type)] if head.type in _MAX_PLAIN else MAX_BLOCK_SIZE
     if head.plain_size > limit:
         raise ImageCorruptError(f"{name}: {head.plain_size} bytes, at most {limit} allowed")
+    if head.meta_size and head.type in (FrameType.RECORDS, FrameType.INDEX):
+        raise ImageCorruptError(f"{name}: a meta of {head.meta_size} bytes where none belongs")
     compressed = bool(head.flags & FLAG_ZSTD)
     if head.stored_size > head.plain_size or (
         not compressed and head.stored_size != head.plain_size

@@ -55,6 +55,7 @@ class ImageReader:
         self._root = RootDigest(bytes(raw))
         self._records: list[Record] | None = None
         self._seen = _Seen()
+        self._last_type = int(FrameType.RECORDS)
         self._ahead: Frame | None = None  # the first frame that is not of the kind looked for
         self._unread: Frame | None = None  # a chunk frame whose body is still in the source
 
@@ -206,24 +207,25 @@ class ImageReader:
         if self._ahead is None:
             self._ahead = self._next_known()
         frame = self._ahead
-        if frame.head.type == wanted != FrameType.END:
-            self._ahead = None
-            return frame
-        if frame.head.type < wanted:
-            raise ImageCorruptError(
-                f"frame {frame.head.sequence} ({FrameType(frame.head.type).name.lower()}) "
-                "is out of order"
-            )
-        return None
+        if frame.head.type != wanted:
+            return None
+        self._ahead = None
+        return frame
 
     def _next_known(self) -> Frame:
         while True:
             frame = self._frames.next_frame()
-            if frame.head.type < FIRST_SKIPPABLE:
-                if frame.head.type != FrameType.END:
-                    self._root.add(frame.raw)
+            kind = frame.head.type
+            if kind != FrameType.END:
+                self._root.add(frame.raw)
+            if kind < FIRST_SKIPPABLE:
+                if kind < self._last_type:
+                    raise ImageCorruptError(
+                        f"frame {frame.head.sequence} ({FrameType(kind).name.lower()}) comes "
+                        f"after one of type {FrameType(self._last_type).name.lower()}"
+                    )
+                self._last_type = kind
                 return frame
-            self._root.add(frame.raw)
             check_body(frame.head, self._frames.read_body(frame))
 
     @contextlib.contextmanager

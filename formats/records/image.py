@@ -39,7 +39,7 @@ class Host:
         page_size: Bytes.
         cpu_flags: The processor features of ``/proc/cpuinfo``.
         xstate_size: Bytes of the extended processor state of a thread.
-        vdso_digest: BLAKE3 of the vDSO's code, for it is part of every address space.
+        vdso_digest: SHA-256 of the vDSO's code, for it is part of every address space.
         monotonic_ns: CLOCK_MONOTONIC as the container's tasks saw it at the freeze.
         boottime_ns: CLOCK_BOOTTIME as the container's tasks saw it at the freeze.
     """

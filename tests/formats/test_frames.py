@@ -23,7 +23,7 @@ from formats.frames import (
 )
 from formats.limits import CHUNK_SIZE, MAX_BLOCK_SIZE, MAX_META_SIZE
 
-GOOD = Head(FrameType.RECORDS, 0, 0, 4, 6, 6, digest_of(b"abcdef"))
+GOOD = Head(FrameType.CHUNK, 0, 0, 4, 6, 6, digest_of(b"abcdef"))
 
 
 def test_round_trip() -> None:
@@ -48,6 +48,8 @@ def test_round_trip() -> None:
         ),
         ({"plain_size": MAX_BLOCK_SIZE + 1, "flags": 1}, ImageCorruptError, "at most"),
         ({"type": 200, "plain_size": 0xFFFF_FFFF}, ImageCorruptError, "at most"),
+        ({"type": FrameType.RECORDS}, ImageCorruptError, "meta of 4 bytes where none belongs"),
+        ({"type": FrameType.INDEX}, ImageCorruptError, "meta of 4 bytes where none belongs"),
         ({"type": FrameType.END}, ImageCorruptError, "at most 0 allowed"),
     ],
 )
