@@ -6,6 +6,7 @@ message's first byte (SCM_RIGHTS, man 7 unix), so they have arrived when the lin
 
 from __future__ import annotations
 
+import array
 import contextlib
 import json
 import os
@@ -57,9 +58,7 @@ class LineSocket:
 
     def fill(self) -> bool:
         """Read what has arrived; False at the end of the conversation."""
-        data, fds, _flags, _address = socket.recv_fds(
-            self.sock, 65536, MAX_FDS, socket.MSG_CMSG_CLOEXEC
-        )
+        data, fds = receive_with_fds(self.sock, 65536)
         self._fds.extend(fds)
         self._buffer += data
         if len(self._buffer) > MAX_LINE:
@@ -95,6 +94,20 @@ class LineSocket:
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
+
+
+def receive_with_fds(sock: socket.socket, size: int) -> tuple[bytes, list[int]]:
+    """Receive bytes and the descriptors that come with them, close-on-exec from the first moment.
+
+    Not socket.recv_fds(): up to Python 3.11 that drops its flags.
+    """
+    fds = array.array("i")
+    space = socket.CMSG_LEN(MAX_FDS * fds.itemsize)
+    data, ancillary, _flags, _address = sock.recvmsg(size, space, socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
+    return data, list(fds)
 
 
 def peer_uid(sock: socket.socket) -> int:

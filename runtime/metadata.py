@@ -85,6 +85,7 @@ class Metadata:
         monitor: The monitor; None when another supervisor asked for the container.
         exit_status: The init's wait status once the monitor has seen it.
         cgroups: ``Cgroups.to_json()``.
+        cgroups_made: Whether they are certainly ours: planned ones may turn out to be another's.
         overlay: The overlay's four directories, when it has one.
         stdio: What its three standard descriptors were at creation, for checkpoint and restore.
         exec_sessions: What ``exec`` started, with exit statuses.
@@ -103,6 +104,7 @@ class Metadata:
     monitor: ProcessRef | None = None
     exit_status: int | None = None
     cgroups: dict[str, Any] | None = None
+    cgroups_made: bool = False
     overlay: dict[str, Any] | None = None
     stdio: list[dict[str, Any] | None] = field(default_factory=list)
     exec_sessions: list[ExecSession] = field(default_factory=list)
@@ -128,6 +130,7 @@ class Metadata:
             "monitor": self.monitor and self.monitor.to_json(),
             "exit_status": self.exit_status,
             "cgroups": self.cgroups,
+            "cgroups_made": self.cgroups_made,
             "overlay": self.overlay,
             "stdio": self.stdio,
             "exec_sessions": [session.to_json() for session in self.exec_sessions],
@@ -157,6 +160,7 @@ class Metadata:
             monitor=ProcessRef.from_json(obj.get("monitor")),
             exit_status=obj.get("exit_status"),
             cgroups=obj.get("cgroups"),
+            cgroups_made=bool(obj.get("cgroups_made")),
             overlay=obj.get("overlay"),
             stdio=list(obj.get("stdio") or []),
             exec_sessions=[ExecSession.from_json(item) for item in obj.get("exec_sessions") or []],

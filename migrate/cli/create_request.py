@@ -1,0 +1,200 @@
+"""The options of the commands that create a container, and what they ask the runtime for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from runtime.errors import ContainerError
+
+if TYPE_CHECKING:
+    from runtime.creation import CreateRequest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOptions:
+    """The values of the options below."""
+
+    bundle: Path | None
+    console_socket: Path | None
+    pid_file: Path | None
+    preserve_fds: int
+    no_pivot: bool
+    no_new_keyring: bool
+    overlay: bool
+    restore: Path | None
+    no_monitor: bool
+
+
+_OPTIONS = (
+    click.option(
+        "--bundle",
+        "-b",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Directory with config.json and the rootfs. [default: the current directory]",
+    ),
+    click.option(
+        "--console-socket",
+        type=click.Path(path_type=Path),
+        help="AF_UNIX socket that receives the master end of the terminal.",
+    ),
+    click.option(
+        "--pid-file", type=click.Path(path_type=Path), help="Write the init's pid here, last."
+    ),
+    click.option(
+        "--preserve-fds",
+        type=click.IntRange(min=0),
+        default=0,
+        help="Pass this many further descriptors (3, 4, …) to the program.",
+    ),
+    click.option("--no-pivot", is_flag=True, help="Not supported: a root is always pivoted."),
+    click.option("--no-new-keyring", is_flag=True, help="Keep the caller's session keyring."),
+    click.option("--overlay", is_flag=True, help="Private overlay over the rootfs."),
+    click.option(
+        "--restore",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Put the program of this state file into the container.",
+    ),
+    click.option(
+        "--no-monitor",
+        is_flag=True,
+        help="Leave the init to the child subreaper above this command.",
+    ),
+)
+
+
+def create_options(function: F) -> F:
+    """Give a command the options that all commands have that create a container."""
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
+
+
+@contextlib.contextmanager
+def request_from(
+    cid: str,
+    options: CreateOptions,
+    *,
+    console: int | None = None,
+    foreground: bool = False,
+) -> Iterator[CreateRequest]:
+    """The request that the options describe; what was opened for it is closed at the end.
+
+    Args:
+        cid: The new container's id.
+        options: As given on the command line.
+        console: A socket of the caller's own for the terminal, instead of ``--console-socket``.
+        foreground: We stay until the end, so that a pid file does not mean a supervisor.
+
+    Raises:
+        SpecError: The bundle's configuration is invalid.
+        ContainerError: An option is not supported, or does not fit the configuration.
+    """
+    from runtime.creation import CreateRequest
+    from runtime.sandbox.launch import Stdio
+
+    if options.no_pivot:
+        raise ContainerError("--no-pivot is not supported", reason="unsupported-option")
+    bundle = (options.bundle or Path.cwd()).absolute()
+    plan = None
+    if options.restore is not None:
+        from runtime.restore_container import plan_restore
+
+        plan = plan_restore(options.restore, options.bundle)
+        spec, bundle = plan.spec, plan.bundle
+    else:
+        from runtime.spec import load_spec
+
+        spec = load_spec(bundle).raw
+    with contextlib.ExitStack() as stack:
+        if options.console_socket is not None:
+            console = stack.enter_context(connected(options.console_socket)).fileno()
+        check_console(spec, console)
+        yield CreateRequest(
+            cid=cid,
+            spec=spec,
+            bundle=bundle,
+            stdio=Stdio(0, 1, 2),
+            overlay=options.overlay or (plan is not None and plan.overlay),
+            console=console,
+            pid_file=options.pid_file,
+            monitor=not options.no_monitor and (foreground or not _supervised(options)),
+            preserve_fds=options.preserve_fds,
+            restore=plan,
+        )
+
+
+def wants_terminal(spec: dict[str, Any]) -> bool:
+    """Whether a configuration asks for a terminal."""
+    return bool((spec.get("process") or {}).get("terminal"))
+
+
+def check_console(spec: dict[str, Any], console: int | None) -> None:
+    """Refuse a terminal without a receiver, and a receiver without a terminal.
+
+    Raises:
+        ContainerError: With the reason ``console``.
+    """
+    terminal = wants_terminal(spec)
+    if terminal and console is None:
+        raise ContainerError(
+            "process.terminal is true, give --console-socket to receive the terminal",
+            reason="console",
+        )
+    if console is not None and not terminal:
+        raise ContainerError(
+            "a console socket was given, but process.terminal is false", reason="console"
+        )
+
+
+def connected(path: Path) -> socket.socket:
+    """A connection to a console socket.
+
+    Raises:
+        ContainerError: Nobody listens there.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.connect(str(path))
+    except OSError as exc:
+        sock.close()
+        raise ContainerError(f"console socket {path}: {exc.strerror}", reason="console") from exc
+    return sock
+
+
+def _supervised(options: CreateOptions) -> bool:
+    """Whether our parent is a supervisor that expects to reap the init itself.
+
+    That is how conmon and the containerd shim call a runtime: with a pid file, and being child
+    subreapers. Who is a subreaper cannot be asked, but tried: an orphan of ours goes there.
+    """
+    return options.pid_file is not None and os.getppid() != 1 and _orphans_go_to(os.getppid())
+
+
+def _orphans_go_to(pid: int) -> bool:
+    reader, writer = os.pipe()
+    middle = os.fork()
+    if middle == 0:
+        try:
+            ours = os.getpid()
+            if os.fork() == 0:
+                while os.getppid() == ours:
+                    os.sched_yield()
+                os.write(writer, b"y" if os.getppid() == pid else b"n")
+        finally:
+            os._exit(0)
+    os.close(writer)
+    try:
+        os.waitpid(middle, 0)
+        return os.read(reader, 1) == b"y"
+    finally:
+        os.close(reader)

@@ -1,0 +1,527 @@
+"""A container and what can be done with it.
+
+Every method reads the record again and checks the init before it believes the recorded status; the
+ones that change something hold the operation lock meanwhile (metadata.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime import hooks
+from runtime.errors import ContainerError, ContainerNotFoundError, HookError
+from runtime.ids import find_id
+from runtime.metadata import Metadata, OperationLock, read_metadata, update_metadata
+from runtime.monitor import find_namespace_pid
+from runtime.oci_state import oci_state
+from runtime.process import ProcessRef, process_group
+from runtime.status import Status, require_status
+
+if TYPE_CHECKING:
+    from runtime.creation import CreateRequest
+    from runtime.exec_session import ExecHandle, ExecRequest
+    from runtime.processes import ProcessLine
+    from runtime.sandbox.cgroups import Cgroups
+
+log = logging.getLogger(__name__)
+
+EXEC_FIFO = "exec.fifo"
+_RELEASE_TIMEOUT_MS = 10_000
+_FREEZE_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the list of containers.
+
+    Attributes:
+        id: The directory's name.
+        container: None when the entry is half created or corrupt.
+        error: Why there is no container, else an empty string.
+    """
+
+    id: str
+    container: Container | None
+    error: str = ""
+
+
+class Container:
+    """One container of a state root.
+
+    Attributes:
+        root: The state root.
+        directory: Its own directory there.
+        metadata: The record as it was last read.
+    """
+
+    def __init__(self, root: Path, metadata: Metadata) -> None:
+        self.root = root
+        self.directory = root / metadata.id
+        self.metadata = metadata
+
+    # Finding
+
+    @classmethod
+    def load(cls, root: Path, cid: str, *, exact: bool = False) -> Container:
+        """The container with an id, which may be abbreviated unless *exact* is set.
+
+        Raises:
+            ContainerNotFoundError: No id begins with *cid*.
+            AmbiguousIdError: Several do.
+            ContainerError: The entry is half created or corrupt.
+        """
+        return cls(root, read_metadata(find_directory(root, cid, exact=exact)))
+
+    @classmethod
+    def list(cls, root: Path) -> Sequence[Entry]:
+        """Every entry of a state root by id; also those that are half created or corrupt."""
+        entries = []
+        for cid in _ids(root):
+            try:
+                entries.append(Entry(cid, cls(root, read_metadata(root / cid))))
+            except ContainerNotFoundError:
+                continue  # deleted while we looked
+            except ContainerError as exc:
+                entries.append(Entry(cid, None, str(exc)))
+        return entries
+
+    @classmethod
+    def create(cls, root: Path, request: CreateRequest) -> Container:
+        """Create a container; its program waits for ``start``. Errors: see creation.create."""
+        from runtime.creation import create
+
+        return cls(root, read_metadata(create(root, request)))
+
+    @classmethod
+    def run(cls, root: Path, request: CreateRequest) -> Container:
+        """Create a container and start it; when it does not start, nothing of it is left."""
+        container = cls.create(root, request)
+        try:
+            container.start()
+        except BaseException:
+            container.destroy(force=True)
+            raise
+        return container
+
+    # Looking
+
+    @property
+    def id(self) -> str:
+        """The whole id."""
+        return self.metadata.id
+
+    @property
+    def status(self) -> Status:
+        """The status as it is now: the record, corrected by what the kernel says."""
+        self.reload()
+        return self._actual_status()
+
+    @property
+    def pid(self) -> int:
+        """The init's pid in our pid namespace, -1 when there is none."""
+        init = self.metadata.init
+        return init.pid if init is not None and init.alive() else -1
+
+    @property
+    def cgroups(self) -> Cgroups:
+        """The container's cgroups.
+
+        Raises:
+            ContainerError: It never came so far as to have any.
+        """
+        from runtime.sandbox.cgroups import Cgroups
+
+        if self.metadata.cgroups is None:
+            raise ContainerError(f"container {self.id!r} has no cgroup")
+        return Cgroups.from_json(self.metadata.cgroups)
+
+    def reload(self) -> None:
+        """Read the record again."""
+        self.metadata = read_metadata(self.directory)
+
+    def state(self) -> dict[str, Any]:
+        """The OCI state."""
+        status = self.status
+        return oci_state(self.metadata, status, self.pid)
+
+    def processes(self) -> Sequence[ProcessLine]:
+        """The processes of the container, those of exec sessions among them."""
+        from runtime.processes import process_lines
+
+        status = self.status
+        require_status(
+            self.id, status, "list processes of", Status.CREATED, Status.RUNNING, Status.PAUSED
+        )
+        return process_lines(self.cgroups.pids())
+
+    def event(self) -> dict[str, Any]:
+        """What the cgroup's counters say now, as ``runc events`` prints it."""
+        require_status(
+            self.id, self.status, "read events of", Status.CREATED, Status.RUNNING, Status.PAUSED
+        )
+        return {"type": "stats", "id": self.id, "data": self.cgroups.stats()}
+
+    # Changing
+
+    def start(self) -> None:
+        """Start the program of a created container, or thaw a restored one.
+
+        Raises:
+            WrongStatusError: It is not *created*.
+            HookError: A prestart hook failed; the container is destroyed.
+        """
+        with self._operation() as status:
+            require_status(self.id, status, "start", Status.CREATED)
+            prestart = self._hooks(hooks.PRESTART)
+            if prestart:
+                self._run_prestart(prestart)
+            if self.metadata.frozen_restore:
+                self.cgroups.thaw()
+            else:
+                self._release_init()
+            with update_metadata(self.directory) as metadata:
+                # The program may have ended by now, and the monitor have written so.
+                if metadata.status is Status.CREATED:
+                    metadata.status = Status.RUNNING
+                metadata.frozen_restore = False
+            self.reload()
+        # Not under the lock: a hook may well call us.
+        poststart = self._hooks(hooks.POSTSTART)
+        if poststart:
+            state = oci_state(self.metadata, Status.RUNNING, self.pid)
+            hooks.run_hooks_warning(poststart, state, name=hooks.POSTSTART)
+
+    def pause(self) -> None:
+        """Freeze every process of a running container.
+
+        Raises:
+            WrongStatusError: It does not run.
+            ContainerError: Some process does not freeze in time; all go on then.
+        """
+        with self._operation() as status:
+            require_status(self.id, status, "pause", Status.RUNNING)
+            cgroups = self.cgroups
+            try:
+                cgroups.freeze(_FREEZE_TIMEOUT_S)
+            except BaseException:
+                cgroups.thaw()
+                raise
+            with update_metadata(self.directory) as metadata:
+                if metadata.status is Status.RUNNING:
+                    metadata.status = Status.PAUSED
+
+    def resume(self) -> None:
+        """Thaw a paused container.
+
+        Raises:
+            WrongStatusError: It is not paused.
+        """
+        with self._operation() as status:
+            require_status(self.id, status, "resume", Status.PAUSED)
+            # The record first: were we killed in between, `resume` can be said again.
+            with update_metadata(self.directory) as metadata:
+                if metadata.status is Status.PAUSED:
+                    metadata.status = Status.RUNNING
+            self.cgroups.thaw()
+
+    def signal(
+        self,
+        signum: int,
+        *,
+        every: bool = False,
+        ns_pid: int | None = None,
+        group: bool = False,
+    ) -> None:
+        """Send a signal; a container that has stopped gives a warning in the log, not an error.
+
+        Args:
+            signum: The signal's number.
+            every: To all processes of the container.
+            ns_pid: To the process with this pid as seen inside, instead of the init.
+            group: To that process's whole process group.
+
+        Raises:
+            ContainerError: No process has the pid *ns_pid*.
+        """
+        status = self.status
+        if status not in (Status.CREATED, Status.RUNNING, Status.PAUSED):
+            log.warning("container %r is %s, signal %d was not sent", self.id, status, signum)
+            return
+        if every:
+            self._signal_all(signum)
+            return
+        target = self._process(ns_pid)
+        if group:
+            os.killpg(process_group(target.pid), signum)
+        else:
+            send_signal(target, signum)
+        if signum == signal.SIGKILL and ns_pid is None and status is Status.PAUSED:
+            # A cgroup v1 freezer keeps even SIGKILL waiting until the thaw.
+            self.cgroups.thaw()
+
+    def execute(self, request: ExecRequest) -> ExecHandle:
+        """Start a further process in a running container. Errors: see exec_session.execute."""
+        from runtime.exec_session import execute
+
+        with self._operation() as status:
+            require_status(self.id, status, "exec in", Status.RUNNING)
+            return execute(self, request)
+
+    def update(self, resources: Mapping[str, Any]) -> None:
+        """Change limits: *resources* is an OCI ``linux.resources`` with the values to change."""
+        from runtime.limits import merged_resources
+
+        with self._operation() as status:
+            require_status(self.id, status, "update", Status.CREATED, Status.RUNNING, Status.PAUSED)
+            raw, parsed = merged_resources(self.metadata, resources)
+            self.cgroups.apply(parsed)
+            with update_metadata(self.directory) as metadata:
+                metadata.spec = raw
+
+    def wait(self) -> int:
+        """Wait for the init's end.
+
+        Returns:
+            Its wait status, as os.waitpid() gives it; also long after it has ended.
+
+        Raises:
+            ContainerError: With the reason ``exit-status-unknown``: it ended without a monitor,
+                and its supervisor alone knows.
+        """
+        from runtime.waiting import wait_init
+
+        return wait_init(self)
+
+    # The init's process is the sandbox's first: runsc's name for the same thing.
+    wait_root_pid = wait
+
+    def wait_pid(self, ns_pid: int) -> int:
+        """Wait for the end of the process with a pid as seen inside; returns its wait status."""
+        from runtime.waiting import wait_namespace_pid
+
+        return wait_namespace_pid(self, ns_pid)
+
+    def destroy(self, *, force: bool = False) -> None:
+        """Remove a container that has stopped, or with *force* any; nothing of it stays.
+
+        Destroying one that is gone already does nothing.
+
+        Raises:
+            WrongStatusError: It has not stopped, and *force* is not set.
+        """
+        try:
+            with self._operation() as status:
+                if not force:
+                    require_status(self.id, status, "delete", Status.STOPPED)
+                self._tear_down()
+        except ContainerNotFoundError:
+            return
+        poststop = self._hooks(hooks.POSTSTOP)
+        if poststop:
+            state = oci_state(self.metadata, Status.STOPPED, -1)
+            hooks.run_hooks_warning(poststop, state, name=hooks.POSTSTOP)
+
+    def destroy_and_wait(self) -> int | None:
+        """Kill and remove the container.
+
+        Returns:
+            The init's wait status, None when there was no init or nobody could learn it.
+        """
+        try:
+            with self._operation():
+                from runtime.destruction import kill_processes
+
+                kill_processes(self.metadata)
+            status = self._known_exit_status()
+        except ContainerNotFoundError:
+            return None
+        self.destroy(force=True)
+        return status
+
+    # Inside
+
+    @contextlib.contextmanager
+    def _operation(self) -> Iterator[Status]:
+        """Hold the operation lock, with the record read again; gives the actual status."""
+        with OperationLock(self.directory):
+            self.reload()
+            yield self._actual_status(locked=True)
+
+    def _actual_status(self, *, locked: bool = False) -> Status:
+        metadata = self.metadata
+        status = metadata.status
+        if status is Status.CREATING:
+            # Whoever creates it holds the lock; when nobody does, the creator was killed.
+            return status if not locked and _is_locked(self.directory) else Status.STOPPED
+        if status is Status.STOPPED or metadata.init is None or not metadata.init.alive():
+            return Status.STOPPED
+        if status is Status.CREATED:
+            return Status.CREATED if self._waits_for_start() else Status.RUNNING
+        return Status.PAUSED if self.cgroups.frozen else Status.RUNNING
+
+    def _waits_for_start(self) -> bool:
+        """Whether a created container still waits: its ``start`` may have been killed half way."""
+        if self.metadata.frozen_restore:
+            return self.cgroups.frozen
+        return (self.directory / EXEC_FIFO).exists()
+
+    def _run_prestart(self, prestart: tuple[Mapping[str, Any], ...]) -> None:
+        state = oci_state(self.metadata, Status.CREATED, self.pid)
+        try:
+            hooks.run_hooks(prestart, state, name=hooks.PRESTART)
+        except HookError:
+            self._tear_down()
+            raise
+
+    def _release_init(self) -> None:
+        """Open the other end of the FIFO that the init waits at.
+
+        Raises:
+            ContainerError: The init died instead of going on.
+        """
+        fifo = self.directory / EXEC_FIFO
+        assert self.metadata.init is not None
+        pidfd = self.metadata.init.open()
+        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            poll = select.poll()
+            poll.register(reader, select.POLLIN)
+            poll.register(pidfd, select.POLLIN)
+            if poll.poll(_RELEASE_TIMEOUT_MS) and not os.read(reader, 1):
+                raise ContainerError(f"the init of container {self.id!r} died before its program")
+            # Nobody came to the FIFO: an earlier `start` released the init and was killed.
+            fifo.unlink()
+        finally:
+            os.close(reader)
+            os.close(pidfd)
+
+    def _signal_all(self, signum: int) -> None:
+        cgroups = self.cgroups
+        if signum == signal.SIGKILL:
+            cgroups.kill_all()
+            return
+        for pid in cgroups.pids():
+            try:
+                send_signal(ProcessRef.of(pid), signum)
+            except ProcessLookupError:
+                continue
+
+    def _process(self, ns_pid: int | None) -> ProcessRef:
+        if ns_pid is None:
+            assert self.metadata.init is not None
+            return self.metadata.init
+        pid = find_namespace_pid(self.cgroups.pids(), ns_pid)
+        if pid is None:
+            raise ContainerError(
+                f"container {self.id!r}: no process has pid {ns_pid} inside",
+                reason="no-such-process",
+            )
+        return ProcessRef.of(pid)
+
+    def _hooks(self, name: str) -> tuple[Mapping[str, Any], ...]:
+        return tuple((self.metadata.spec.get("hooks") or {}).get(name) or ())
+
+    def _tear_down(self) -> None:
+        from runtime.destruction import tear_down
+
+        tear_down(self.directory, self.metadata)
+
+    def _known_exit_status(self) -> int | None:
+        if self.metadata.init is None:
+            return None
+        try:
+            return self.wait()
+        except ContainerError:
+            return None
+
+
+def send_signal(process: ProcessRef, signum: int) -> None:
+    """Send a signal to exactly this process; nothing happens when it has ended.
+
+    Raises:
+        ProcessLookupError: It was reaped before we could open it.
+    """
+    pidfd = process.open()
+    try:
+        signal.pidfd_send_signal(pidfd, signum)
+    finally:
+        os.close(pidfd)
+
+
+def find_directory(root: Path, cid: str, *, exact: bool = False) -> Path:
+    """The directory of the container that *cid* means.
+
+    Raises:
+        ContainerNotFoundError, AmbiguousIdError: As Container.load.
+    """
+    known = _ids(root)
+    if exact and cid not in known:
+        raise ContainerNotFoundError(f"container {cid!r} does not exist")
+    return root / find_id(cid, known)
+
+
+def delete_entry(root: Path, cid: str, *, force: bool) -> None:
+    """Delete what the root holds under an id, also when it is half created or corrupt.
+
+    Raises:
+        ContainerNotFoundError: There is nothing, and *force* is not set.
+        ContainerError: The entry is damaged, and *force* is not set.
+    """
+    try:
+        directory = find_directory(root, cid, exact=force)
+    except ContainerNotFoundError:
+        if force:
+            return
+        raise
+    try:
+        container = Container(root, read_metadata(directory))
+    except ContainerNotFoundError:
+        return
+    except ContainerError:
+        if not force:
+            raise
+        _delete_damaged(directory)
+        return
+    container.destroy(force=force)
+
+
+def _delete_damaged(directory: Path) -> None:
+    from runtime.destruction import tear_down
+
+    try:
+        with OperationLock(directory):
+            # Whoever was creating it when we looked may have finished it meanwhile.
+            try:
+                metadata: Metadata | None = read_metadata(directory)
+            except ContainerError:
+                metadata = None
+            tear_down(directory, metadata)
+    except ContainerNotFoundError:
+        return
+
+
+def _ids(root: Path) -> list[str]:
+    try:
+        with os.scandir(root) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+    except FileNotFoundError:
+        return []
+
+
+def _is_locked(directory: Path) -> bool:
+    lock = OperationLock(directory)
+    try:
+        if lock.acquire(blocking=False):
+            lock.release()
+            return False
+    except ContainerNotFoundError:
+        return False
+    return True
