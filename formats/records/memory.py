@@ -31,6 +31,8 @@ class Vma:
         offset: Bytes into that object.
         advice: ``MADV_*`` values that were given for it.
         name: ``[vdso]``, ``[vvar]`` and the like, or the name of an anonymous mapping.
+        accounted: Whether its memory counts against the overcommit limit: it is, or once was,
+            private and writable.
     """
 
     start: int
@@ -42,6 +44,7 @@ class Vma:
     offset: int = 0
     advice: tuple[int, ...] = ()
     name: str = ""
+    accounted: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,11 +55,22 @@ class Frozen:
 
     def detach(self) -> None:
         """Let every task go on where it was."""
-        for tid in list(self.tracees):
-            # A task that was killed meanwhile has nothing to be detached from.
-            with contextlib.suppress(ProcessLookupError):
+        # Threads before their leader, whose end is reported only after theirs.
+        for tid in sorted(self.tracees, key=lambda tid: tid == self.tracees[tid].pid):
+            try:
                 ptrace.detach(tid)
+            except ProcessLookupError:
+                _reap(tid)
             del self.tracees[tid]
+
+
+def _reap(tid: int) -> None:
+    """Take the end of a killed task, so that its own parent hears of it."""
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            stop = ptrace.wait_stop(tid)
+            if stop is None or stop.gone:
+                return
 
 
 class _VforkError(Exception):
@@ -197,8 +208,6 @@ def _wait_for_stops(state: Frozen, container_id: str) -> None:
 
 def _stopped(state: Frozen, tid: int) -> bool:
     """Whether *tid* has reached its stop, or is gone (and then forgotten)."""
-    if tid in state.group_stops and state.group_stops[tid] < 0:
-        return True
     try:
         stop = ptrace.wait_stop(tid, block=False)
     except ChildProcessError:
@@ -223,7 +232,7 @@ def _is_vfork(stuck: list[int], state: Frozen) -> bool:
     for tid in stuck:
         pid = state.tracees[tid].pid
         try:
-            if proc_task.stat(pid, tid).state not in "DSR":
+            if proc_task.stat(pid, tid).state != "D":
                 continue
             offspring = proc_task.children(pid)
             if any(kcmp.kcmp(pid, child, kcmp.KCMP_VM) == 0 for child in offspring):

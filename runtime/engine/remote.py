@@ -240,7 +240,7 @@ class Tracee:
         return stop
 
     def settle(self) -> None:
-        """From a system-call stop, go to a stop from which calls are restarted and signals taken."""
+        """From a system-call stop, go to one where calls are restarted and signals taken."""
         ptrace.interrupt(self.tid)
         ptrace.resume(self.tid)
         while True:
@@ -287,9 +287,7 @@ class Tracee:
         packed = batch.pack(self.scratch)
         process_vm.write(self.pid, self.scratch + ENTRY_OFFSET, packed)
         base = base or self.registers()
-        self.set_registers(
-            base.for_batch(self.scratch, self.scratch + ENTRY_OFFSET, len(batch))
-        )
+        self.set_registers(base.for_batch(self.scratch, self.scratch + ENTRY_OFFSET, len(batch)))
         self._run_to_trap()
         back = process_vm.read(self.pid, self.scratch + ENTRY_OFFSET, len(packed))
         count = len(batch)

@@ -29,6 +29,8 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
+from runtime.kernel.numbers import NR
+
 ELF_MACHINE = 62  # EM_X86_64, <elf.h>
 
 # Register sets, <elf.h>
@@ -141,6 +143,26 @@ class Registers(NamedTuple):
             r9=a[5],
         )
 
+    def uninterrupted(self) -> Registers:
+        """What to go on with when no signal, only our freeze, has interrupted the call.
+
+        Most calls are made again by the kernel itself on the way out (``ERESTART*``). A few give
+        EINTR after every stop, signal(7); those that have done nothing yet are made again.
+        """
+        if self.in_syscall in _RETRIED and self.result == -EINTR:
+            return self.restarted()
+        return self
+
+    def without_restart_block(self) -> Registers:
+        """For a new task, which has no kernel memory of the call it was in.
+
+        ``ERESTART_RESTARTBLOCK`` would go on with the old task's remaining time, which only the
+        old task has: the call is made anew instead.
+        """
+        if self.in_syscall is not None and self.result == -ERESTART_RESTARTBLOCK:
+            return self.restarted()
+        return self
+
     def restarted(self) -> Registers:
         """These registers with the interrupted system call about to be made again."""
         return self._replace(rax=self.orig_rax, rip=self.rip - 2, orig_rax=2**64 - 1)
@@ -155,6 +177,19 @@ class Registers(NamedTuple):
 
 
 _REGISTERS = struct.Struct("<27Q")
+
+EINTR = 4
+ERESTART_RESTARTBLOCK = 516  # include/linux/errno.h; never seen by programs
+
+# Calls that return EINTR after a stop without any handler, signal(7), and that have no effect yet
+_RETRIED = frozenset(
+    NR[name]
+    for name in (
+        *("epoll_wait", "epoll_pwait", "epoll_pwait2", "semop", "semtimedop", "rt_sigtimedwait"),
+        *("recvfrom", "recvmsg", "sendto", "sendmsg", "accept", "accept4", "read", "readv"),
+        "io_getevents",
+    )
+)
 
 
 def _signed(word: int) -> int:

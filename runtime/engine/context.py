@@ -1,0 +1,44 @@
+"""What one dump knows while it runs: the frozen tasks, ids handed out, and everything refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from formats.errors import Refusal
+from runtime.engine.api import DumpTarget
+from runtime.engine.freeze import Frozen
+
+
+@dataclass(slots=True)
+class DumpContext:
+    """Shared by the modules that dump one kind of state each.
+
+    Attributes:
+        target: The container.
+        frozen: Its stopped tasks.
+        ns_pids: Host pid to container pid, threads included.
+        refusals: What cannot be saved; a dump that finds any goes no further.
+        warnings: What is saved with a difference that the program might see.
+    """
+
+    target: DumpTarget
+    frozen: Frozen
+    ns_pids: dict[int, int] = field(default_factory=dict)
+    comms: dict[int, str] = field(default_factory=dict)
+    refusals: list[Refusal] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    _last_id: int = 0
+
+    def new_id(self) -> int:
+        """A number that no other object, file or address space of this image has."""
+        self._last_id += 1
+        return self._last_id
+
+    def subject(self, pid: int, what: str = "") -> str:
+        """How a message names a process: its pid inside, its name, and *what* of it."""
+        name = f"pid {self.ns_pids.get(pid, pid)} ({self.comms.get(pid, '?')})"
+        return f"{name} {what}" if what else name
+
+    def refuse(self, reason: str, subject: str, sentence: str) -> None:
+        """Note something that cannot be saved."""
+        self.refusals.append(Refusal(reason, subject, sentence))

@@ -1,0 +1,338 @@
+"""Dump: a running container into an image, in one frozen section.
+
+The order is: freeze; look at everything and collect what cannot be saved; only then write. The
+container stays frozen while the caller makes the image durable, and goes on afterwards unless
+the caller has killed it. Any failure lets it go on as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Iterator
+
+from formats.records.files import DeletedFile
+from formats.records.image import Image
+from formats.records.memory import AddressSpace
+from formats.records.task import Process, ResourceLimit
+from formats.statefile import ImageWriter
+from runtime.engine import dump_memory
+from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
+from runtime.engine.context import DumpContext
+from runtime.engine.dump_tasks import (
+    LiveProcess,
+    check_process,
+    collect_tree,
+    dump_process,
+)
+from runtime.engine.files.table import FileTable, open_again
+from runtime.engine.freeze import Frozen, frozen
+from runtime.engine.host_facts import describe_host
+from runtime.engine.mappings import dump_address_space
+from runtime.engine.trees import TreeDump, scan_tree, write_tree
+from runtime.errors import CheckpointError, RefusedError
+from runtime.kernel import kcmp, proc_maps, proc_task
+from runtime.version import VERSION
+
+log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def dumped(
+    target: DumpTarget, writer: ImageWriter, progress: Progress = no_progress
+) -> Iterator[DumpReport]:
+    """Freeze a container and write it; the ``with`` block runs while it is still frozen.
+
+    On entry the image is complete in the writer's sink. Inside the block the caller makes it
+    durable and may kill the container. On the way out every task that is left goes on.
+
+    Raises:
+        RefusedError: Something cannot be saved; names everything that was found.
+        CheckpointError: The kernel refused a step, or a task did not stop.
+    """
+    report = DumpReport()
+    began = time.monotonic_ns()
+    progress("freeze", 0, 0)
+    with frozen(target.cgroups, target.container_id) as state:
+        report.freeze_ns = time.monotonic_ns() - began
+        dump = _Dump(target, state, report)
+        try:
+            collected = time.monotonic_ns()
+            dump.collect()
+            report.collect_ns = time.monotonic_ns() - collected
+            written = time.monotonic_ns()
+            dump.write(writer, progress)
+            writer.finish()
+            report.write_ns = time.monotonic_ns() - written
+        except (FileNotFoundError, ProcessLookupError) as exc:
+            raise CheckpointError(
+                f"{target.container_id}: something vanished during the checkpoint: {exc}"
+            ) from exc
+        finally:
+            dump.close()
+        yield report
+    report.frozen_ns = time.monotonic_ns() - began
+    log.info(
+        "%s: froze in %.1f ms, looked for %.1f ms, wrote %d bytes of memory in %.1f ms",
+        target.container_id,
+        report.freeze_ns / 1e6,
+        report.collect_ns / 1e6,
+        report.memory_bytes,
+        report.write_ns / 1e6,
+    )
+
+
+class _Dump:
+    """One dump under way."""
+
+    def __init__(self, target: DumpTarget, state: Frozen, report: DumpReport) -> None:
+        self.target = target
+        self.context = DumpContext(target, state)
+        self.report = report
+        self.files = FileTable(self.context)
+        self.spaces: list[tuple[int, AddressSpace]] = []
+        self.processes: list[Process] = []
+        self.trees: list[TreeDump] = []
+
+    def close(self) -> None:
+        """Close the descriptors that looking has opened."""
+        self.files.close()
+
+    # Looking
+
+    def collect(self) -> None:
+        """Make every record; raise with everything that cannot be saved."""
+        tree = collect_tree(self.context)
+        self.host = describe_host(self.target.init_pid, 0)
+        for process in tree:
+            check_process(self.context, process)
+        self._raise_refusals()
+        living = [process for process in tree if not process.zombie]
+        for process in living:
+            process.mappings = proc_maps.mappings(process.pid)
+            dump_process(self.context, process)
+        files_ids = self._descriptor_tables(living)
+        self.files.collect([p.pid for p in living if files_ids[p.pid][1]])
+        for process in tree:
+            self.processes.append(
+                self._zombie(process)
+                if process.zombie
+                else self._process(process, *files_ids[process.pid])
+            )
+        self._collect_trees()
+        self._raise_refusals()
+        self.report.processes = len(tree)
+        self.report.tasks = sum(len(process.threads) for process in tree)
+        self.report.warnings = self.context.warnings
+        xstate = max((len(t.xstate) for p in living for t in p.threads), default=0)
+        self.host = dataclasses.replace(self.host, xstate_size=xstate)
+
+    def _raise_refusals(self) -> None:
+        if self.context.refusals:
+            raise RefusedError(
+                f"cannot checkpoint {self.target.container_id}", self.context.refusals
+            )
+
+    def _descriptor_tables(self, living: list[LiveProcess]) -> dict[int, tuple[int, bool]]:
+        """For each process the id of its descriptor table, and whether it is the first with it."""
+        groups = kcmp.group_same(
+            [process.pid for process in living],
+            lambda a, b: kcmp.kcmp(a, b, kcmp.KCMP_FILES),
+        )
+        order = {process.pid: index for index, process in enumerate(living)}
+        found = {}
+        for group in groups:
+            table_id = self.context.new_id()
+            first = min(group, key=order.__getitem__)
+            for pid in group:
+                found[pid] = (table_id, pid == first)
+        self._refuse_shared(living)
+        return found
+
+    def _refuse_shared(self, living: list[LiveProcess]) -> None:
+        by_pid = {process.pid for process in living}
+        for process in living:
+            if process.parent not in by_pid:
+                continue
+            for kind, reason, what in (
+                (kcmp.KCMP_VM, "shared-memory-map", "its memory"),
+                (kcmp.KCMP_FS, "shared-fs", "its working directory"),
+                (kcmp.KCMP_SIGHAND, "shared-handlers", "its signal handlers"),
+            ):
+                if kcmp.kcmp(process.pid, process.parent, kind) == 0:
+                    self.context.refuse(
+                        reason,
+                        self.context.subject(process.pid),
+                        f"shares {what} with its parent process",
+                    )
+
+    def _zombie(self, process: LiveProcess) -> Process:
+        stat = process.stat
+        return Process(
+            pid=self._inside(process.pid),
+            ppid=self._inside(process.parent),
+            pgid=self._inside(stat.pgrp),
+            sid=self._inside(stat.session),
+            exit_signal=stat.exit_signal,
+            zombie=True,
+            exit_status=stat.exit_code,
+            comm=stat.comm,
+        )
+
+    def _process(self, process: LiveProcess, files_id: int, owns_files: bool) -> Process:
+        pid, stat, answers = process.pid, process.stat, process.answers
+        assert answers is not None
+        mm_id = self.context.new_id()
+        self.spaces.append((pid, dump_address_space(self.context, self.files, process, mm_id)))
+        return Process(
+            pid=self._inside(pid),
+            ppid=self._inside(process.parent),
+            pgid=self._inside(stat.pgrp),
+            sid=self._inside(stat.session),
+            exit_signal=stat.exit_signal,
+            zombie=False,
+            exit_status=0,
+            comm=stat.comm,
+            stopped=self.context.frozen.group_stops.get(pid, 0),
+            mm_id=mm_id,
+            files_id=files_id,
+            cwd=self._directory(process, "cwd"),
+            root=self._directory(process, "root"),
+            umask=int(proc_task.status(pid).fields["Umask"], 8),
+            personality=int(_read(f"/proc/{pid}/personality"), 16),
+            dumpable=answers.dumpable,
+            child_subreaper=answers.child_subreaper,
+            thp_disabled=answers.thp_disabled,
+            oom_score_adj=int(_read(f"/proc/{pid}/oom_score_adj")),
+            limits=tuple(ResourceLimit(*limit) for limit in proc_task.limits(pid)),
+            actions=answers.actions,
+            pending=process.pending,
+            interval_timers=answers.interval_timers,
+            posix_timers=answers.posix_timers,
+            threads=tuple(process.threads),
+            descriptors=self.files.descriptors(pid) if owns_files else (),
+        )
+
+    def _inside(self, pid: int) -> int:
+        """A pid, group or session of our pid namespace as the container sees it; 0 for outside."""
+        if pid in self.context.ns_pids:
+            return self.context.ns_pids[pid]
+        if pid == 0:
+            return 0
+        return self._dead_id(pid)
+
+    def _dead_id(self, pid: int) -> int:
+        """The id inside of a session or group whose leader is gone.
+
+        Any member's status lists it: ``NSpgid`` and ``NSsid``.
+        """
+        for member in self.context.frozen.pids:
+            status = proc_task.status(member)
+            for key in ("NSpgid", "NSsid"):
+                ids = status.ints(key)
+                if ids[0] == pid:
+                    return ids[-1]
+        return 0
+
+    def _directory(self, process: LiveProcess, which: str) -> str:
+        link = f"/proc/{process.pid}/{which}"
+        path = os.readlink(link)
+        init_root = self.files.root
+        if which == "root" and os.path.samefile(link, init_root):
+            return "/"
+        if not self.files.mounts.reaches(path, os.stat(link)):
+            self.context.refuse(
+                f"{which}-outside",
+                self.context.subject(process.pid, f"{which} ({path})"),
+                "is not reachable by its name inside the container",
+            )
+        return path
+
+    def _collect_trees(self) -> None:
+        if self.target.overlay_upper is not None:
+            self.trees.append(
+                scan_tree(self.context, "overlay", "/", str(self.target.overlay_upper))
+            )
+        mounts = MountTable(self.target.init_pid).mounts.values()
+        for mount in mounts:
+            if mount.fstype == "tmpfs" and mount.root == "/":
+                top = self.files.root + mount.point
+                # A mount on top of it hides it: what is seen there is not this tmpfs.
+                if os.stat(top).st_dev == mount.device:
+                    self.trees.append(scan_tree(self.context, "tmpfs", mount.point, top))
+
+    # Writing
+
+    def write(self, writer: ImageWriter, progress: Progress) -> None:
+        """Put all records, then all contents, into the image."""
+        target = self.target
+        writer.add_record(
+            Image(
+                container_id=target.container_id,
+                created_ns=time.time_ns(),
+                wherry_version=VERSION,
+                spec=target.spec,
+                metadata=target.metadata,
+            )
+        )
+        writer.add_record(self.host)
+        for tree in self.trees:
+            writer.add_record(tree.tree)
+            for inode in tree.inodes:
+                writer.add_record(inode)
+        for deleted, _ in self.files.deleted.values():
+            writer.add_record(deleted)
+        for shared, _ in self.files.shared.values():
+            writer.add_record(shared)
+        for record in self.files.records:
+            writer.add_record(record)
+        for _, space in self.spaces:
+            writer.add_record(space)
+        for process in self.processes:
+            writer.add_record(process)
+        self._write_contents(writer, progress)
+
+    def _write_contents(self, writer: ImageWriter, progress: Progress) -> None:
+        done, total = 0, self._memory_size()
+        for tree in self.trees:
+            write_tree(writer, tree)
+        for deleted, path in self.files.deleted.values():
+            self._write_file(writer, deleted, path)
+        progress("memory", done, total)
+        for shared, path in self.files.shared.values():
+            fd = open_again(path)
+            try:
+                done += dump_memory.write_shared_memory(writer, shared, fd)
+            finally:
+                os.close(fd)
+            progress("memory", done, total)
+        for pid, space in self.spaces:
+            base = done
+            for added in dump_memory.write_private_pages(writer, pid, space):
+                done = base + added
+                progress("memory", done, total)
+        self.report.memory_bytes = done
+
+    @staticmethod
+    def _write_file(writer: ImageWriter, deleted: DeletedFile, path: str) -> None:
+        fd = open_again(path)
+        try:
+            dump_memory.write_file_pages(writer, deleted.object_id, fd, deleted.size)
+        finally:
+            os.close(fd)
+
+    def _memory_size(self) -> int:
+        """About how many bytes of memory there are to write, for a progress bar."""
+        kib = 0
+        for pid, _ in self.spaces:
+            fields = proc_task.status(pid).fields
+            kib += int(fields.get("RssAnon", "0 kB").split()[0])
+        return kib * 1024 + sum(shared.size for shared, _ in self.files.shared.values())
+
+
+def _read(path: str) -> str:
+    with open(path) as file:
+        return file.read().strip()

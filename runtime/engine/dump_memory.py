@@ -1,0 +1,148 @@
+"""Memory out: private pages and shared objects as chunks of the image.
+
+The kernel is asked once per address space which pages exist. They are cut at fixed addresses,
+multiples of the chunk size, so that the same memory gives the same chunks next time, and read in
+one ``process_vm_readv`` a chunk by the image writer's worker threads.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+
+from formats.records.memory import AddressSpace, Backing, SharedMemory
+from formats.statefile import CHUNK_SIZE, ImageWriter
+from runtime.engine.mappings import MAP_PRIVATE
+from runtime.kernel import pagemap, process_vm
+
+Run = tuple[int, int]  # (start, length) in bytes
+Fill = Callable[[memoryview], None]
+
+PROT_READ = 1
+
+
+def write_private_pages(writer: ImageWriter, pid: int, space: AddressSpace) -> Iterator[int]:
+    """Add the pages that belong to an address space alone; yields the bytes added so far.
+
+    Args:
+        writer: Its chunks name ``space.mm_id``, their offsets are addresses.
+        pid: A process of this address space, stopped, in our own pid namespace.
+    """
+    total = 0
+    for offset, runs, readable in _windows(_private_runs(pid, space)):
+        fill = _reader(pid, runs) if readable else _forced_reader(pid, runs)
+        writer.add_chunk(space.mm_id, offset, runs, fill)
+        total += sum(length for _, length in runs)
+        yield total
+
+
+def _reader(pid: int, runs: list[Run]) -> Fill:
+    return lambda buffer: process_vm.read_runs(pid, runs, buffer)
+
+
+def _forced_reader(pid: int, runs: list[Run]) -> Fill:
+    """For mappings without PROT_READ, which only /proc/PID/mem may read."""
+
+    def fill(buffer: memoryview) -> None:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            read_exactly(memory.fileno(), runs, buffer)
+
+    return fill
+
+
+def read_exactly(fd: int, runs: list[Run], buffer: memoryview) -> None:
+    """Fill *buffer* with the byte ranges *runs* of a file, one after the other."""
+    done = 0
+    for start, length in runs:
+        end = done + length
+        while done < end:
+            at = start + length - (end - done)
+            count = os.preadv(fd, [buffer[done:end]], at)
+            if count == 0:
+                raise OSError(errno.EIO, f"nothing to read at byte {at} of a file")
+            done += count
+
+
+def _private_runs(pid: int, space: AddressSpace) -> Iterator[tuple[int, int, bool]]:
+    """(start, end, readable) of the existing pages in private mappings, by address."""
+    private = [
+        (vma.start, vma.end, bool(vma.protection & PROT_READ))
+        for vma in space.vmas
+        if vma.flags & MAP_PRIVATE and vma.backing is not Backing.VDSO
+    ]
+    if not private:
+        return
+    index = 0
+    for start, end in pagemap.for_each_run(pid, private[0][0], private[-1][1]):
+        while index < len(private) and private[index][1] <= start:
+            index += 1
+        for low, high, readable in private[index:]:
+            if low >= end:
+                break
+            yield max(low, start), min(high, end), readable
+
+
+def _windows(runs: Iterator[tuple[int, int, bool]]) -> Iterator[tuple[int, list[Run], bool]]:
+    """Cut runs at multiples of the chunk size and collect those of one window."""
+    window, all_readable = -1, True
+    collected: list[Run] = []
+    for first, end, readable in runs:
+        start = first
+        while start < end:
+            offset = start - start % CHUNK_SIZE
+            if offset != window:
+                if collected:
+                    yield window, collected, all_readable
+                window, collected, all_readable = offset, [], True
+            stop = min(end, offset + CHUNK_SIZE)
+            collected.append((start, stop - start))
+            all_readable = all_readable and readable
+            start = stop
+    if collected:
+        yield window, collected, all_readable
+
+
+def write_file_pages(writer: ImageWriter, object_id: int, fd: int, size: int) -> int:
+    """Add the content of an open file, holes left out; returns the bytes added.
+
+    Args:
+        fd: Readable; its offset is not touched.
+        size: Bytes, as fstat(2) says.
+    """
+    total = 0
+    for offset, runs, _ in _windows(_data_runs(fd, size)):
+        writer.add_chunk(object_id, offset, runs, _file_reader(os.dup(fd), runs))
+        total += sum(length for _, length in runs)
+    return total
+
+
+def _file_reader(fd: int, runs: list[Run]) -> Fill:
+    def fill(buffer: memoryview) -> None:
+        try:
+            read_exactly(fd, runs, buffer)
+        finally:
+            os.close(fd)
+
+    return fill
+
+
+def _data_runs(fd: int, size: int) -> Iterator[tuple[int, int, bool]]:
+    position = 0
+    while position < size:
+        try:
+            start = os.lseek(fd, position, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:  # only a hole is left
+                return
+            raise
+        end = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if end <= start:
+            return
+        yield start, end, True
+        position = end
+
+
+def write_shared_memory(writer: ImageWriter, shared: SharedMemory, fd: int) -> int:
+    """Add the pages of a shared-memory object; returns the bytes added."""
+    return write_file_pages(writer, shared.object_id, fd, shared.size)

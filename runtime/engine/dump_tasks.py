@@ -1,0 +1,441 @@
+"""Processes and threads into records.
+
+Most of it is read from outside. What only the task can say (signal actions, timers, a few prctl
+values) is asked for with one batch of system calls per thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from formats.records.task import (
+    AltStack,
+    Capabilities,
+    Credentials,
+    IntervalTimer,
+    PosixTimer,
+    Rseq,
+    Scheduling,
+    SignalAction,
+    Thread,
+)
+from runtime.engine import signals
+from runtime.engine.arch import current as arch
+from runtime.engine.context import DumpContext
+from runtime.engine.remote import (
+    ALL_BUT_TRAP,
+    SCRATCH_SIZE,
+    Answers,
+    Batch,
+    Out,
+    Result,
+    Tracee,
+    map_scratch,
+)
+from runtime.kernel import proc_maps, proc_task, process_vm, ptrace, sched_attr
+from runtime.kernel.prctl import (
+    PR_GET_CHILD_SUBREAPER,
+    PR_GET_DUMPABLE,
+    PR_GET_PDEATHSIG,
+    PR_GET_SECUREBITS,
+    PR_GET_THP_DISABLE,
+    PR_GET_TID_ADDRESS,
+    PR_GET_TIMERSLACK,
+)
+
+log = logging.getLogger(__name__)
+
+_ITIMERS = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
+_SIGEV = {"signal": 0, "none": 1, "thread": 2}
+SIGEV_THREAD_ID = 4
+
+
+@dataclass(slots=True)
+class LiveProcess:
+    """A process of the frozen container while it is dumped.
+
+    Attributes:
+        pid: In our own pid namespace.
+        parent: In our own pid namespace; 0 for the init.
+        stat: /proc/PID/stat at the freeze.
+        zombie: Whether only its exit status is left.
+        mappings: Its address space.
+        threads: The dumped threads, the leader first.
+    """
+
+    pid: int
+    parent: int
+    stat: proc_task.Stat
+    zombie: bool
+    mappings: list[proc_maps.Mapping] = field(default_factory=list)
+    threads: list[Thread] = field(default_factory=list)
+    answers: ProcessAnswers | None = None
+    pending: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True)
+class ProcessAnswers:
+    """What the leader said about its process."""
+
+    actions: tuple[SignalAction, ...]
+    interval_timers: tuple[IntervalTimer, ...]
+    posix_timers: tuple[PosixTimer, ...]
+    dumpable: int
+    child_subreaper: bool
+    thp_disabled: bool
+    brk: int
+
+
+@dataclass(slots=True)
+class _Saved:
+    """What a task must get back after batches have run in it."""
+
+    registers: arch.Registers
+    sigmask: int
+    pending: tuple[bytes, ...]
+    shared_pending: tuple[bytes, ...]
+
+
+def collect_tree(context: DumpContext) -> list[LiveProcess]:
+    """Find the processes of the container, parents first, zombies too.
+
+    Refuses processes in the container's cgroup that do not descend from its init: sessions of
+    ``exec``, whose parent is outside.
+    """
+    found: list[LiveProcess] = []
+    pending = [(context.target.init_pid, 0)]
+    while pending:
+        pid, parent = pending.pop(0)
+        stat = proc_task.stat(pid)
+        found.append(LiveProcess(pid, parent, stat, zombie=stat.state in "ZX"))
+        _note_names(context, pid)
+        pending += [(child, pid) for child in proc_task.children(pid)]
+    known = {process.pid for process in found}
+    for pid in context.frozen.pids:
+        if pid not in known:
+            _note_names(context, pid)
+            context.refuse(
+                "exec-session",
+                context.subject(pid),
+                "runs beside the container's init (an exec session); end it first",
+            )
+    return found
+
+
+def _note_names(context: DumpContext, pid: int) -> None:
+    context.comms[pid] = proc_task.stat(pid).comm.decode(errors="replace")
+    for tid in proc_task.threads(pid):
+        ids = proc_task.status(pid, tid).ns_pids
+        context.ns_pids[tid] = ids[-1]
+
+
+# Refusals that need no system call inside the task
+
+
+def check_process(context: DumpContext, process: LiveProcess) -> None:
+    """Note what cannot be saved about a process as a whole."""
+    pid = process.pid
+    depth = len(proc_task.status(context.target.init_pid).ns_pids)
+    if len(proc_task.status(pid).ns_pids) != depth:
+        context.refuse(
+            "nested-pid-namespace", context.subject(pid), "is in a pid namespace of its own"
+        )
+    if process.zombie:
+        if len(proc_task.threads(pid)) > 1:
+            context.refuse(
+                "leader-exited",
+                context.subject(pid),
+                "has threads although its main thread has exited",
+            )
+        return
+    for kind in ("mnt", "net", "ipc", "uts", "user", "cgroup", "time"):
+        own, init = (_namespace(which, kind) for which in (pid, context.target.init_pid))
+        if own != init:
+            context.refuse(
+                f"nested-{kind}-namespace",
+                context.subject(pid),
+                f"is in a {kind} namespace of its own",
+            )
+
+
+def _namespace(pid: int, kind: str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/{kind}")
+
+
+# One process with its threads
+
+
+@contextlib.contextmanager
+def _prepared(process: LiveProcess, tracees: list[Tracee]) -> Iterator[dict[int, _Saved]]:
+    """Make batches possible in a process, and put everything back afterwards."""
+    saved: dict[int, _Saved] = {}
+    leader = tracees[0]
+    instruction = find_syscall_instruction(process)
+    try:
+        for tracee in tracees:
+            saved[tracee.tid] = _look(tracee)
+            ptrace.set_sigmask(tracee.tid, ALL_BUT_TRAP)
+        map_scratch(leader, instruction, scratch_address(process.mappings))
+        for tracee in tracees:
+            tracee.scratch = leader.scratch
+        yield saved
+    finally:
+        if leader.tid in saved:
+            _put_back(process, leader, tracees, saved, instruction)
+
+
+def _look(tracee: Tracee) -> _Saved:
+    mask = ptrace.get_sigmask(tracee.tid)
+    shared = ptrace.peek_siginfo(tracee.tid, shared=True)
+    own = ptrace.peek_siginfo(tracee.tid, shared=False)
+    waiting = any(
+        not mask >> (int.from_bytes(info[:4], "little") - 1) & 1 for info in (*own, *shared)
+    )
+    registers = tracee.registers()
+    if not waiting:
+        # Nobody but us has interrupted the call: it must not look as if a signal had.
+        registers = registers.uninterrupted()
+    return _Saved(registers, mask, tuple(own), tuple(shared))
+
+
+def _put_back(
+    process: LiveProcess,
+    leader: Tracee,
+    tracees: list[Tracee],
+    saved: dict[int, _Saved],
+    instruction: int,
+) -> None:
+    if leader.scratch:
+        ignored = process.answers is not None and next(
+            (a for a in process.answers.actions if a.signal == signal.SIGTRAP), None
+        )
+        if ignored and ignored.handler == signals.SIG_IGN:
+            # The batch's trap has reset the action; see `runtime.engine.remote`.
+            action = signals.SIGACTION.pack(
+                ignored.handler, ignored.flags, ignored.restorer, ignored.mask
+            )
+            process_vm.write(process.pid, leader.scratch + 4096, action)
+            leader.call_at(instruction, "rt_sigaction", signal.SIGTRAP, leader.scratch + 4096, 0, 8)
+        leader.call_at(instruction, "munmap", leader.scratch, SCRATCH_SIZE)
+        leader.set_registers(saved[leader.tid].registers)
+        leader.settle()
+    for tracee in tracees:
+        if tracee.tid in saved:
+            tracee.set_registers(saved[tracee.tid].registers)
+            ptrace.set_sigmask(tracee.tid, saved[tracee.tid].sigmask)
+
+
+def find_syscall_instruction(process: LiveProcess) -> int:
+    """Address of a system-call instruction in the process: in the vDSO, or in any code."""
+    code = [m for m in process.mappings if m.protection & proc_maps.PROT_EXEC]
+    for mapping in sorted(code, key=lambda m: m.path != "[vdso]"):
+        if mapping.start >= arch.TASK_SIZE or not mapping.protection & proc_maps.PROT_READ:
+            continue
+        length = min(mapping.end - mapping.start, 4 << 20)
+        found = process_vm.read(process.pid, mapping.start, length).find(arch.SYSCALL_INSTRUCTION)
+        if found >= 0:
+            return mapping.start + found
+    raise LookupError(f"process {process.pid} has no system-call instruction in readable code")
+
+
+def scratch_address(mappings: list[proc_maps.Mapping]) -> int:
+    """A free place for the scratch area, away from where the program's next mappings go."""
+    return find_hole([(m.start, m.end) for m in mappings], SCRATCH_SIZE)
+
+
+def find_hole(taken: list[tuple[int, int]], size: int) -> int:
+    """The lowest gap of *size* bytes, with a guard of as much on both sides."""
+    start = 0x10000000
+    for low, high in sorted(taken):
+        if start + 3 * size <= low:
+            break
+        start = max(start, high)
+    if start + 3 * size > arch.TASK_SIZE:
+        raise LookupError(f"no free {3 * size} bytes of address space")
+    return start + size
+
+
+def dump_process(context: DumpContext, process: LiveProcess) -> None:
+    """Fill in ``threads`` and ``answers`` of a live process."""
+    tracees = context.frozen.threads(process.pid)
+    with _prepared(process, tracees) as saved:
+        process.pending = saved[tracees[0].tid].shared_pending
+        for tracee in tracees:
+            ask = _Questions(context, process, tracee, leader=tracee is tracees[0])
+            answers = tracee.run(ask.batch)
+            process.threads.append(ask.thread(answers, saved[tracee.tid]))
+            if tracee is tracees[0]:
+                process.answers = ask.process(answers)
+
+
+class _Questions:
+    """One thread's batch, and the reading of its answers."""
+
+    def __init__(
+        self, context: DumpContext, process: LiveProcess, tracee: Tracee, *, leader: bool
+    ) -> None:
+        self.context = context
+        self.tracee = tracee
+        self.pid = process.pid
+        self.batch = Batch()
+        self._altstack = self.batch.out(signals.STACK.size)
+        self.batch.call("sigaltstack", 0, self._altstack)
+        self._tid_address = self._prctl_out(PR_GET_TID_ADDRESS, 8)
+        self._pdeathsig = self._prctl_out(PR_GET_PDEATHSIG, 4)
+        self._securebits = self.batch.call("prctl", PR_GET_SECUREBITS)
+        self._timer_slack = self.batch.call("prctl", PR_GET_TIMERSLACK)
+        if leader:
+            self._ask_process()
+
+    def _prctl_out(self, option: int, size: int) -> Out:
+        room = self.batch.out(size)
+        self.batch.call("prctl", option, room)
+        return room
+
+    def _ask_process(self) -> None:
+        self._actions: list[tuple[int, Out]] = []
+        for number in range(1, signals.LAST_SIGNAL + 1):
+            if number not in signals.UNCATCHABLE:
+                room = self.batch.out(signals.SIGACTION.size)
+                self.batch.call("rt_sigaction", number, 0, room, 8)
+                self._actions.append((number, room))
+        self._itimers: list[tuple[int, Out]] = []
+        for which in _ITIMERS:
+            room = self.batch.out(signals.ITIMERVAL.size)
+            self.batch.call("getitimer", which, room)
+            self._itimers.append((which, room))
+        self._timers: list[tuple[proc_task.TimerInfo, Out, Result]] = []
+        for info in proc_task.timers(self.pid):
+            room = self.batch.out(signals.ITIMERSPEC.size)
+            self.batch.call("timer_gettime", info.timer_id, room)
+            overrun = self.batch.call("timer_getoverrun", info.timer_id)
+            self._timers.append((info, room, overrun))
+        self._dumpable = self.batch.call("prctl", PR_GET_DUMPABLE)
+        self._subreaper = self._prctl_out(PR_GET_CHILD_SUBREAPER, 4)
+        self._brk = self.batch.call("brk", 0)
+        self._thp = self.batch.call("prctl", PR_GET_THP_DISABLE, 0, 0, 0, 0)
+
+    # Reading
+
+    def process(self, answers: Answers) -> ProcessAnswers:
+        """What the leader said about the process."""
+        actions = []
+        for number, room in self._actions:
+            handler, flags, restorer, mask = signals.SIGACTION.unpack(answers.read(room))
+            if handler or flags or mask:
+                actions.append(SignalAction(number, handler, flags, restorer, mask))
+        return ProcessAnswers(
+            actions=tuple(actions),
+            interval_timers=tuple(self._interval_timers(answers)),
+            posix_timers=tuple(self._posix_timer(answers, *timer) for timer in self._timers),
+            dumpable=answers[self._dumpable],
+            child_subreaper=any(answers.read(self._subreaper)),
+            thp_disabled=bool(answers[self._thp]),
+            brk=answers[self._brk],
+        )
+
+    def _interval_timers(self, answers: Answers) -> Iterator[IntervalTimer]:
+        for which, room in self._itimers:
+            every_s, every_us, left_s, left_us = signals.ITIMERVAL.unpack(answers.read(room))
+            if left_s or left_us:
+                yield IntervalTimer(
+                    which, left_s * signals.US + left_us, every_s * signals.US + every_us
+                )
+
+    def _posix_timer(
+        self, answers: Answers, info: proc_task.TimerInfo, room: Out, overrun: Result
+    ) -> PosixTimer:
+        every_s, every_ns, left_s, left_ns = signals.ITIMERSPEC.unpack(answers.read(room))
+        by_thread = info.notify == "signal" and info.target != self.pid
+        notify = SIGEV_THREAD_ID if by_thread else _SIGEV.get(info.notify, 0)
+        return PosixTimer(
+            timer_id=info.timer_id,
+            clock=info.clock,
+            notify=notify,
+            signal=info.signal,
+            value=info.value,
+            tid=self.context.ns_pids.get(info.target, 0) if by_thread else 0,
+            value_ns=left_s * signals.NS + left_ns,
+            interval_ns=every_s * signals.NS + every_ns,
+            overrun=max(answers[overrun], 0),
+        )
+
+    def thread(self, answers: Answers, saved: _Saved) -> Thread:
+        """The thread's record."""
+        tid, pid = self.tracee.tid, self.pid
+        status = proc_task.status(pid, tid)
+        address, flags, size = _altstack(answers.read(self._altstack))
+        return Thread(
+            tid=status.ns_pids[-1],
+            comm=proc_task.stat(pid, tid).comm,
+            registers=saved.registers.pack(),
+            xstate=ptrace.get_regset(tid, arch.NT_X86_XSTATE, arch.XSTATE_MAX),
+            sigmask=saved.sigmask,
+            pending=saved.pending,
+            altstack=AltStack(address, flags, size),
+            robust_list=sched_attr.robust_list(tid),
+            clear_child_tid=_word(answers.read(self._tid_address)),
+            rseq=_rseq(tid),
+            credentials=_credentials(status, answers[self._securebits]),
+            scheduling=scheduling(tid),
+            parent_death_signal=_word(answers.read(self._pdeathsig)),
+            timer_slack_ns=answers[self._timer_slack],
+            seccomp_filters=tuple(_filters(status, tid)),
+            seccomp_strict=status.fields.get("Seccomp") == "1",
+        )
+
+
+def _altstack(data: bytes) -> tuple[int, int, int]:
+    address, flags, _, size = signals.STACK.unpack(data)
+    return address, flags, size
+
+
+def _word(data: bytes) -> int:
+    return int.from_bytes(data, "little")
+
+
+def _rseq(tid: int) -> Rseq | None:
+    address, size, signature = ptrace.rseq(tid)
+    return Rseq(address, size, signature) if address else None
+
+
+def _filters(status: proc_task.Status, tid: int) -> list[bytes]:
+    return ptrace.seccomp_filters(tid) if status.fields.get("Seccomp") == "2" else []
+
+
+def _credentials(status: proc_task.Status, securebits: int) -> Credentials:
+    return Credentials(
+        uids=status.ints("Uid"),
+        gids=status.ints("Gid"),
+        groups=status.ints("Groups"),
+        capabilities=Capabilities(
+            inheritable=status.mask("CapInh"),
+            permitted=status.mask("CapPrm"),
+            effective=status.mask("CapEff"),
+            bounding=status.mask("CapBnd"),
+            ambient=status.mask("CapAmb"),
+        ),
+        securebits=securebits,
+        no_new_privs=status.fields.get("NoNewPrivs") == "1",
+    )
+
+
+def scheduling(tid: int) -> Scheduling:
+    """How a task is scheduled."""
+    attr = sched_attr.get(tid)
+    return Scheduling(
+        policy=attr.sched_policy,
+        flags=attr.sched_flags,
+        nice=attr.sched_nice,
+        priority=attr.sched_priority,
+        runtime_ns=attr.sched_runtime,
+        deadline_ns=attr.sched_deadline,
+        period_ns=attr.sched_period,
+        affinity=tuple(sorted(os.sched_getaffinity(tid))),
+        io_priority=sched_attr.io_priority(tid),
+    )

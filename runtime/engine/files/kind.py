@@ -1,0 +1,121 @@
+"""What a kind of file descriptor is to the engine, and the register of kinds."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from formats.records.codec import Record
+from formats.records.files import Owner
+from runtime.kernel.proc_fdinfo import FdInfo
+
+if TYPE_CHECKING:
+    from runtime.engine.files.restored import RestoredFiles
+    from runtime.engine.files.table import FileTable
+
+# Flags that open(2) takes but an open file does not keep, or that belong to the descriptor
+TRANSIENT_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
+O_LARGEFILE = 0o100000  # always set by 64-bit kernels, never needed
+
+
+@dataclass(slots=True)
+class Look:
+    """One descriptor of a stopped process, and what can be seen of it from outside.
+
+    Attributes:
+        pid: In our own pid namespace.
+        fd: Number in the process.
+        link: What /proc/PID/fd/FD points at.
+        stat: fstat(2) of the file.
+        info: /proc/PID/fdinfo/FD.
+        duplicate: Gives a descriptor of ours for the same open file description.
+    """
+
+    pid: int
+    fd: int
+    link: str
+    stat: os.stat_result
+    info: FdInfo
+    duplicate: Callable[[], int]
+
+    @property
+    def flags(self) -> int:
+        """open(2) flags worth restoring."""
+        return self.info.flags & ~(TRANSIENT_FLAGS | O_LARGEFILE)
+
+    @property
+    def is_anonymous_inode(self) -> bool:
+        """Whether it is one of the kernel's nameless kinds."""
+        return self.link.startswith("anon_inode:")
+
+    @property
+    def proc_path(self) -> str:
+        """The magic link to the file."""
+        return f"/proc/{self.pid}/fd/{self.fd}"
+
+
+class Kind:
+    """One kind of file descriptor.
+
+    Attributes:
+        name: For messages and for the table of what is supported.
+        rank: Kinds with a lower rank are asked first.
+        record: Class of the records that `dump` makes and `restore` takes.
+    """
+
+    name: ClassVar[str]
+    rank: ClassVar[int] = 50
+    record: ClassVar[type[Any]]
+    all: ClassVar[list[Kind]] = []
+
+    def __init_subclass__(cls) -> None:
+        Kind.all.append(cls())
+        Kind.all.sort(key=lambda kind: kind.rank)
+
+    def matches(self, table: FileTable, look: Look) -> bool:
+        """Whether *look* is of this kind."""
+        raise NotImplementedError
+
+    def dump(self, table: FileTable, look: Look, file_id: int) -> Record | None:
+        """Make the record of an open file description; None after refusing it."""
+        raise NotImplementedError
+
+    def restore(self, files: RestoredFiles, record: Any) -> int:
+        """Recreate the open file description and return a descriptor of ours for it."""
+        raise NotImplementedError
+
+    def finish(self, files: RestoredFiles, record: Any) -> None:
+        """A second step, when every process has its descriptors: epoll's items, locks."""
+
+
+def load_kinds() -> list[Kind]:
+    """Import every module of this package; return the kinds in the order of asking."""
+    import runtime.engine.files as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return Kind.all
+
+
+def file_type(mode: int) -> str:
+    """The type of a file in words."""
+    for test, word in (
+        (stat.S_ISREG, "regular file"),
+        (stat.S_ISDIR, "directory"),
+        (stat.S_ISCHR, "character device"),
+        (stat.S_ISBLK, "block device"),
+        (stat.S_ISFIFO, "pipe"),
+        (stat.S_ISSOCK, "socket"),
+        (stat.S_ISLNK, "symbolic link"),
+    ):
+        if test(mode):
+            return word
+    return "nameless file"
+
+
+__all__ = ["Kind", "Look", "Owner", "file_type", "load_kinds"]

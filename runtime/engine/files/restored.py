@@ -1,0 +1,185 @@
+"""What a restore knows about files while it recreates them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from formats.records.codec import Record
+from formats.records.files import DeletedFile, MemFd
+from formats.records.memory import SharedMemory
+from runtime.engine.files.mounts import open_inside
+from runtime.engine.remote import Tracee
+from runtime.errors import RestoreError
+from runtime.kernel import pidfd
+from runtime.kernel.shmem import shared_anonymous
+
+T = TypeVar("T")
+R = TypeVar("R")
+_ID_FIELDS = ("pipe_id", "object_id")
+
+
+class RestoredFiles:
+    """Descriptors of ours for the files of a container that comes to life.
+
+    Attributes:
+        root: The container's root, as a path of ours.
+        stdio: What stands in for the standard streams from outside.
+        init: The container's init, to make what only a task inside can make.
+        fds: Our descriptor for each file record.
+        unix_senders: Our descriptors for the far ends of UNIX sockets while they are filled.
+        tracees: Leader of each process by its pid inside.
+    """
+
+    def __init__(
+        self, records: Iterable[Record], *, root: str, stdio: tuple[int, int, int], init: Tracee
+    ) -> None:
+        self._records = list(records)
+        self.root = root
+        self.stdio = stdio
+        self.init = init
+        self.fds: dict[int, int] = {}
+        self.unix_senders: dict[int, int] = {}
+        self.tracees: dict[int, Tracee] = {init.pid: init}
+        self.ns_pids: dict[int, int] = {}
+        self.tables: dict[int, dict[int, int]] = {}
+        self._once: dict[object, Any] = {}
+        self._objects: dict[int, int] = {}
+        self._close_later: list[int] = []
+        self._init_pidfd = pidfd.open_pidfd(init.pid)
+
+    # Records
+
+    def all_of(self, kind: type[R]) -> list[R]:
+        """All records of a class."""
+        return [record for record in self._records if isinstance(record, kind)]
+
+    def record_of(self, kind: type[R], number: int) -> R:
+        """The record of a class with the id *number*."""
+        index = self.once(("index", kind), lambda: self._index(kind))
+        try:
+            return index[number]
+        except KeyError:
+            raise RestoreError(
+                f"the image names {kind.__name__} {number}, which it does not hold",
+                reason="image-inconsistent",
+            ) from None
+
+    def _index(self, kind: type[R]) -> dict[int, R]:
+        field = next((f for f in _ID_FIELDS if f in kind.__dataclass_fields__), "file_id")  # type: ignore[attr-defined]
+        return {getattr(record, field): record for record in self.all_of(kind)}
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """The result of *make*, made at the first call with this *key*."""
+        if key not in self._once:
+            self._once[key] = make()
+        result: T = self._once[key]
+        return result
+
+    # Contents
+
+    def shared_memory(self, object_id: int, memfd: MemFd | None = None) -> int:
+        """Our descriptor for a shared-memory object, made at the first call."""
+        if object_id not in self._objects:
+            shared = self.record_of(SharedMemory, object_id)
+            memfd = memfd or next((m for m in self.all_of(MemFd) if m.object_id == object_id), None)
+            if memfd is None:
+                fd = shared_anonymous(shared.size)
+            else:
+                fd = os.memfd_create(memfd.name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                os.ftruncate(fd, shared.size)
+                os.fchmod(fd, memfd.mode)
+                os.fchown(fd, memfd.uid, memfd.gid)
+            self._objects[object_id] = fd
+        return self._objects[object_id]
+
+    def deleted_file(self, object_id: int) -> int:
+        """Our descriptor for a file without a name, made at the first call."""
+        if object_id not in self._objects:
+            record = self.record_of(DeletedFile, object_id)
+            self._objects[object_id] = self._make_deleted(record)
+        return self._objects[object_id]
+
+    def _make_deleted(self, record: DeletedFile) -> int:
+        directory = os.path.dirname(record.path)
+        try:
+            fd = self._make_nameless(record, directory)
+        except FileNotFoundError:
+            # Its directory is gone too; any place on the container's root will do.
+            fd = self._make_nameless(record, "/")
+        os.fchown(fd, record.uid, record.gid)
+        os.fchmod(fd, record.mode & 0o7777)
+        os.ftruncate(fd, record.size)
+        return fd
+
+    def _make_nameless(self, record: DeletedFile, directory: str) -> int:
+        """Create the file under its old name where that is free, and remove the name again."""
+        name = os.path.basename(record.path)
+        top = open_inside(self.root, directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            for candidate in (name, f".wherry-{os.getpid()}-{record.object_id}"):
+                try:
+                    fd = os.open(
+                        candidate, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=top
+                    )
+                except FileExistsError:
+                    continue
+                os.unlink(candidate, dir_fd=top)
+                return fd
+            raise RestoreError(f"{directory}: no free name for the removed file {name}")
+        finally:
+            os.close(top)
+
+    def open_deleted(self, object_id: int, flags: int) -> int:
+        """A description of its own of a file without a name."""
+        return os.open(f"/proc/self/fd/{self.deleted_file(object_id)}", flags | os.O_CLOEXEC)
+
+    def content_fd(self, object_id: int) -> int | None:
+        """Our descriptor for a content object, or None if it is not one of files."""
+        return self._objects.get(object_id)
+
+    # Tasks
+
+    def take_from_init(self, fd: int) -> int:
+        """Move descriptor *fd* of the init into ours; the init's stays until it is cleaned up."""
+        return pidfd.get_fd(self._init_pidfd, fd)
+
+    def holders(self, file_id: int) -> list[tuple[Tracee, int]]:
+        """Every process that has a file, with its number there; one per descriptor table."""
+        return [
+            (self.tracees[pid], fd)
+            for pid, table in self.tables.items()
+            for fd, held in table.items()
+            if held == file_id
+        ]
+
+    def holder(self, file_id: int, ns_pid: int) -> tuple[Tracee, int]:
+        """A number of the file in the process whose pid inside is *ns_pid*."""
+        for pid, table in self.tables.items():
+            if self.ns_pids[pid] == ns_pid:
+                for fd, held in table.items():
+                    if held == file_id:
+                        return self.tracees[pid], fd
+        raise RestoreError(f"process {ns_pid} holds a lock on a file that it does not have open")
+
+    def descriptor(self, pid: int, fd: int) -> int | None:
+        """The file record behind number *fd* of process *pid* (in our namespace)."""
+        return self.tables[pid].get(fd)
+
+    # The end
+
+    def close_later(self, fd: int) -> None:
+        """Close a descriptor of ours when every process has its own."""
+        self._close_later.append(fd)
+
+    def close(self) -> None:
+        """Close every descriptor of ours."""
+        held = {*self.fds.values(), *self._objects.values(), *self._close_later}
+        held |= {*self.unix_senders.values(), self._init_pidfd}
+        for fd in held:
+            os.close(fd)
+        self.fds.clear()
+        self._objects.clear()
+        self._close_later.clear()
+        self.unix_senders.clear()

@@ -1,0 +1,284 @@
+"""All descriptors and mapped files of a container: which are the same, and one record for each."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
+
+from formats.records.codec import Record
+from formats.records.files import DeletedFile, Owner, RegularFile
+from formats.records.memory import SharedMemory
+from formats.records.task import Descriptor
+from runtime.engine.context import DumpContext
+from runtime.engine.files.inodes import find_inode
+from runtime.engine.files.kind import Kind, Look, file_type, load_kinds
+from runtime.engine.files.mounts import MountTable
+from runtime.kernel import kcmp, pidfd, proc_fdinfo
+from runtime.kernel.proc_maps import Mapping
+
+T = TypeVar("T")
+
+DELETED = " (deleted)"
+F_GETOWN_EX = 16  # include/uapi/asm-generic/fcntl.h
+F_GETSIG = 11
+
+
+class FileTable:
+    """Collects files while a container is dumped.
+
+    Attributes:
+        context: The dump.
+        mounts: The container's mounts.
+        records: One per open file description, in the order of their ids.
+        shared: Shared-memory objects with a path to open each by.
+        deleted: Files without a name with a path to open each by.
+    """
+
+    def __init__(self, context: DumpContext) -> None:
+        self.context = context
+        self.mounts = MountTable(context.target.init_pid)
+        self.records: list[Record] = []
+        self.shared: dict[tuple[int, int], tuple[SharedMemory, str]] = {}
+        self.deleted: dict[tuple[int, int], tuple[DeletedFile, str]] = {}
+        self.looks: dict[int, list[Look]] = {}
+        self._mapped: dict[tuple[str, int, int, int], int] = {}
+        self._pidfds: dict[int, int] = {}
+        self._file_ids: dict[tuple[int, int], int] = {}
+        self._once: dict[object, Any] = {}
+
+    @property
+    def root(self) -> str:
+        """The container's root, as a path of ours."""
+        return f"/proc/{self.context.target.init_pid}/root"
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """The result of *make*, made at the first call with this *key*."""
+        if key not in self._once:
+            self._once[key] = make()
+        result: T = self._once[key]
+        return result
+
+    def close(self) -> None:
+        """Close the descriptors that were opened for looking."""
+        for fd in self._pidfds.values():
+            os.close(fd)
+        self._pidfds.clear()
+
+    # Descriptors
+
+    def collect(self, pids: list[int]) -> None:
+        """Look at every descriptor of the processes *pids* and make the records.
+
+        Args:
+            pids: One process per descriptor table.
+        """
+        looks = [look for pid in pids for look in self._looks(pid)]
+        kinds = load_kinds()
+        for group in self._same_descriptions(looks):
+            file_id = self.context.new_id()
+            self.looks[file_id] = group
+            for look in group:
+                self._file_ids[look.pid, look.fd] = file_id
+        for file_id, group in self.looks.items():
+            self._dump_one(kinds, group[0], file_id)
+
+    def _dump_one(self, kinds: list[Kind], look: Look, file_id: int) -> None:
+        for kind in kinds:
+            if kind.matches(self, look):
+                record = kind.dump(self, look, file_id)
+                if record is not None:
+                    self.records.append(record)
+                return
+        self.refuse(look, "fd-kind", f"is {_a(look)}, which wherry cannot save")
+
+    def _looks(self, pid: int) -> Iterator[Look]:
+        for fd in proc_fdinfo.descriptors(pid):
+            yield Look(
+                pid=pid,
+                fd=fd,
+                link=proc_fdinfo.readlink(pid, fd),
+                stat=os.stat(f"/proc/{pid}/fd/{fd}"),
+                info=proc_fdinfo.fdinfo(pid, fd),
+                duplicate=partial(self._duplicate, pid, fd),
+            )
+
+    def _duplicate(self, pid: int, fd: int) -> int:
+        if pid not in self._pidfds:
+            self._pidfds[pid] = pidfd.open_pidfd(pid)
+        return pidfd.get_fd(self._pidfds[pid], fd)
+
+    def _same_descriptions(self, looks: list[Look]) -> list[list[Look]]:
+        likely: dict[tuple[int, int, int, int], list[Look]] = {}
+        for look in looks:
+            key = (look.stat.st_dev, look.stat.st_ino, look.flags, look.info.position)
+            likely.setdefault(key, []).append(look)
+        groups = []
+        for candidates in likely.values():
+            if len(candidates) == 1:
+                groups.append(candidates)
+            else:
+                groups += kcmp.group_same(candidates, _compare_files)
+        return groups
+
+    def descriptors(self, pid: int) -> tuple[Descriptor, ...]:
+        """The descriptor table of a process that `collect` has seen."""
+        return tuple(
+            Descriptor(fd=look.fd, file_id=file_id, cloexec=bool(look.info.flags & os.O_CLOEXEC))
+            for file_id, group in self.looks.items()
+            for look in group
+            if look.pid == pid
+        )
+
+    def file_id(self, pid: int, fd: int) -> int | None:
+        """The record behind a descriptor, if there is one."""
+        return self._file_ids.get((pid, fd))
+
+    def refuse(self, look: Look, reason: str, sentence: str) -> None:
+        """Note that a descriptor cannot be saved."""
+        subject = self.context.subject(look.pid, f"fd {look.fd} ({look.link})")
+        self.context.refuse(reason, subject, sentence)
+
+    def owner(self, look: Look) -> Owner | None:
+        """Who gets SIGIO for a file, if anybody."""
+        fd = look.duplicate()
+        try:
+            kind, pid = struct.unpack("ii", fcntl.fcntl(fd, F_GETOWN_EX, bytes(8)))
+            sig = fcntl.fcntl(fd, F_GETSIG)
+        except OSError as exc:
+            if exc.errno in (errno.EBADF, errno.EINVAL):  # O_PATH, or nobody
+                return None
+            raise
+        finally:
+            os.close(fd)
+        if not pid and not sig:
+            return None
+        return Owner(kind, self.context.ns_pids.get(pid, 0), sig)
+
+    def same_inode(self, look: Look) -> list[Look]:
+        """Every descriptor of the container for the same inode: all ends of a pipe."""
+        inodes: dict[tuple[int, int], list[Look]] = self.once("inodes", self._by_inode)
+        return inodes[look.stat.st_dev, look.stat.st_ino]
+
+    def _by_inode(self) -> dict[tuple[int, int], list[Look]]:
+        found: dict[tuple[int, int], list[Look]] = {}
+        for group in self.looks.values():
+            for look in group:
+                found.setdefault((look.stat.st_dev, look.stat.st_ino), []).append(look)
+        return found
+
+    @property
+    def socket_inodes(self) -> frozenset[int]:
+        """Inode numbers of the container's open sockets."""
+        return self.once("sockets", self._socket_inodes)
+
+    def _socket_inodes(self) -> frozenset[int]:
+        looks = (group[0] for group in self.looks.values())
+        return frozenset(look.stat.st_ino for look in looks if stat.S_ISSOCK(look.stat.st_mode))
+
+    def find_inode(self, device: int, inode: int) -> str | None:
+        """A path inside the container for an inode that no descriptor holds."""
+        return find_inode(self, device, inode)
+
+    # Files behind mappings
+
+    def is_shared_memory(self, mapping: Mapping) -> bool:
+        """Whether a mapping's object has no path: memfd, shared anonymous memory."""
+        path = mapping.path
+        return path.startswith(("/memfd:", "[anon_shmem:")) or (
+            path == "/dev/zero (deleted)" and mapping.shared
+        )
+
+    def add_shared_memory(self, pid: int, mapping: Mapping) -> int:
+        """The object behind a mapping of nameless shared memory."""
+        return self.shared_memory(f"/proc/{pid}/map_files/{mapping.map_file}")
+
+    def shared_memory(self, path: str) -> int:
+        """The shared-memory object that *path* opens."""
+        status = os.stat(path)
+        key = (status.st_dev, status.st_ino)
+        if key not in self.shared:
+            self.shared[key] = (SharedMemory(self.context.new_id(), status.st_size), path)
+        return self.shared[key][0].object_id
+
+    def add_mapped_file(self, pid: int, mapping: Mapping) -> int:
+        """The file record behind a mapping."""
+        writable = mapping.shared and "mw" in mapping.vm_flags
+        return self._add_path(
+            pid,
+            mapping.path,
+            f"/proc/{pid}/map_files/{mapping.map_file}",
+            os.O_RDWR if writable else os.O_RDONLY,
+            f"mapping {mapping.map_file}",
+        )
+
+    def add_executable(self, pid: int) -> int:
+        """The file record of a process's program."""
+        link = os.readlink(f"/proc/{pid}/exe")
+        return self._add_path(pid, link, f"/proc/{pid}/exe", os.O_RDONLY, "program")
+
+    def _add_path(self, pid: int, path: str, magic: str, flags: int, what: str) -> int:
+        status = os.stat(magic)
+        key = (path, status.st_dev, status.st_ino, flags)
+        if key in self._mapped:
+            return self._mapped[key]
+        file_id = self._mapped[key] = self.context.new_id()
+        deleted = 0
+        if path.endswith(DELETED):
+            path = path.removesuffix(DELETED)
+            deleted = self.deleted_file(path, magic, status)
+        elif not self.mounts.reaches(path, status):
+            subject = self.context.subject(pid, f"{what} ({path})")
+            self.context.refuse(
+                "file-outside", subject, "is not reachable by its name inside the container"
+            )
+        self.records.append(
+            RegularFile(
+                file_id=file_id,
+                path=path,
+                flags=flags,
+                position=0,
+                kind="file" if stat.S_ISREG(status.st_mode) else "device",
+                size=status.st_size if stat.S_ISREG(status.st_mode) else -1,
+                deleted_object_id=deleted,
+                device=status.st_rdev,
+            )
+        )
+        return file_id
+
+    def deleted_file(self, path: str, magic: str, status: os.stat_result) -> int:
+        """The object that holds the content of a file whose name is gone."""
+        key = (status.st_dev, status.st_ino)
+        if key not in self.deleted:
+            record = DeletedFile(
+                object_id=self.context.new_id(),
+                path=path,
+                size=status.st_size,
+                mode=status.st_mode,
+                uid=status.st_uid,
+                gid=status.st_gid,
+                atime_ns=status.st_atime_ns,
+                mtime_ns=status.st_mtime_ns,
+            )
+            self.deleted[key] = (record, magic)
+        return self.deleted[key][0].object_id
+
+
+def open_again(path: str) -> int:
+    """Open a file anew by a /proc link: a description of our own, whose offset is ours."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+
+
+def _compare_files(a: Look, b: Look) -> int:
+    return kcmp.kcmp(a.pid, b.pid, kcmp.KCMP_FILE, a.fd, b.fd)
+
+
+def _a(look: Look) -> str:
+    if look.is_anonymous_inode:
+        return f"a {look.link.removeprefix('anon_inode:').strip('[]')} descriptor"
+    return f"a {file_type(look.stat.st_mode)}"

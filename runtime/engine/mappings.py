@@ -1,0 +1,133 @@
+"""Address spaces into records: what each mapping is, and how it comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from formats.records.memory import AddressSpace, Backing, Layout, Vma
+from runtime.engine.arch import current as arch
+from runtime.engine.context import DumpContext
+from runtime.engine.dump_tasks import LiveProcess
+from runtime.engine.files.table import FileTable
+from runtime.kernel.proc_maps import Mapping
+
+# Flags, include/uapi/asm-generic/mman{,-common}.h
+MAP_SHARED = 0x01
+MAP_PRIVATE = 0x02
+MAP_FIXED = 0x10
+MAP_ANONYMOUS = 0x20
+MAP_GROWSDOWN = 0x100
+MAP_LOCKED = 0x2000
+MAP_NORESERVE = 0x4000
+MAP_FIXED_NOREPLACE = 0x100000
+
+# VmFlags (Documentation/filesystems/proc.rst) and the flag or advice that gives them
+_FLAGS = {"gd": MAP_GROWSDOWN, "nr": MAP_NORESERVE, "lo": MAP_LOCKED}
+_ADVICE = {"rr": 1, "sr": 2, "dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
+
+_REFUSED = {
+    "ht": ("vma-hugetlb", "is made of huge pages of hugetlbfs"),
+    "um": ("vma-userfaultfd", "is served by a userfaultfd"),
+    "uw": ("vma-userfaultfd", "is write-protected by a userfaultfd"),
+    "ui": ("vma-userfaultfd", "is served by a userfaultfd"),
+    "io": ("vma-device", "is device memory"),
+    "pf": ("vma-device", "is device memory"),
+    "ss": ("vma-shadow-stack", "is a shadow stack"),
+}
+KERNEL_NAMES = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]"})
+_ANONYMOUS_NAMES = ("[heap]", "[stack]", "[anon:")
+
+
+def dump_address_space(
+    context: DumpContext, files: FileTable, process: LiveProcess, mm_id: int
+) -> AddressSpace:
+    """Describe the address space of a process; its contents are written later."""
+    vmas = []
+    for mapping in process.mappings:
+        if mapping.start >= arch.TASK_SIZE:  # [vsyscall], the same for everybody
+            continue
+        vma = _vma(context, files, process.pid, mapping)
+        if vma is not None:
+            vmas.append(vma)
+    stat = process.stat
+    return AddressSpace(
+        mm_id=mm_id,
+        layout=Layout(
+            start_code=stat.start_code,
+            end_code=stat.end_code,
+            start_data=stat.start_data,
+            end_data=stat.end_data,
+            start_brk=stat.start_brk,
+            brk=_brk(process),
+            start_stack=stat.start_stack,
+            arg_start=stat.arg_start,
+            arg_end=stat.arg_end,
+            env_start=stat.env_start,
+            env_end=stat.env_end,
+        ),
+        auxv=Path(f"/proc/{process.pid}/auxv").read_bytes(),
+        exe_file_id=files.add_executable(process.pid),
+        vmas=tuple(vmas),
+    )
+
+
+def _brk(process: LiveProcess) -> int:
+    if process.answers is not None and process.answers.brk:
+        return process.answers.brk
+    return process.stat.start_brk
+
+
+def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> Vma | None:
+    flags = MAP_SHARED if mapping.shared else MAP_PRIVATE
+    for code, flag in _FLAGS.items():
+        if code in mapping.vm_flags:
+            flags |= flag
+    advice = tuple(value for code, value in _ADVICE.items() if code in mapping.vm_flags)
+    backing, object_id, offset, name = Backing.ANONYMOUS, 0, 0, ""
+    if mapping.path in KERNEL_NAMES:
+        backing, name = Backing.VDSO, mapping.path
+        advice = ()
+    elif _refused(context, pid, mapping):
+        return None
+    elif _is_anonymous(mapping):
+        flags |= MAP_ANONYMOUS
+        name = mapping.path[6:-1] if mapping.path.startswith("[anon:") else ""
+    elif files.is_shared_memory(mapping):
+        backing, offset = Backing.SHARED, mapping.offset
+        object_id = files.add_shared_memory(pid, mapping)
+    else:
+        backing, offset = Backing.FILE, mapping.offset
+        object_id = files.add_mapped_file(pid, mapping)
+    return Vma(
+        start=mapping.start,
+        end=mapping.end,
+        protection=mapping.protection,
+        flags=flags,
+        backing=backing,
+        object_id=object_id,
+        offset=offset,
+        advice=advice,
+        name=name,
+        accounted="ac" in mapping.vm_flags,
+    )
+
+
+def _is_anonymous(mapping: Mapping) -> bool:
+    if mapping.inode or mapping.shared:
+        return False
+    return not mapping.path or mapping.path.startswith(_ANONYMOUS_NAMES)
+
+
+def _refused(context: DumpContext, pid: int, mapping: Mapping) -> bool:
+    what = f"mapping {mapping.map_file} {mapping.path}".rstrip()
+    for code, (reason, sentence) in _REFUSED.items():
+        if code in mapping.vm_flags:
+            context.refuse(reason, context.subject(pid, what), f"{sentence} and cannot be saved")
+            return True
+    known = mapping.path.startswith("/") or _is_anonymous(mapping)
+    if not known and not mapping.path.startswith("[anon_shmem:"):
+        context.refuse(
+            "vma-kind", context.subject(pid, what), "is of a kind that wherry cannot save"
+        )
+        return True
+    return False

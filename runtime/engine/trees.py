@@ -1,0 +1,290 @@
+"""Directory trees that an image carries: what the container changed on its root, and its tmpfs.
+
+A tree of kind "overlay" is the upper directory itself, with the overlay's own marks (whiteouts are
+character devices 0:0, opaque directories an extended attribute). It is put back before the overlay
+is mounted. A tmpfs is captured and put back through its mount point.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from formats.records.files import Inode, Tree
+from formats.statefile import Chunk, ImageWriter
+from runtime.engine.context import DumpContext
+from runtime.engine.dump_memory import write_file_pages
+from runtime.errors import RestoreError
+
+# Marks that point at the lower layer by file handle: on another host they would lie.
+_LEFT_OUT_XATTRS = frozenset(
+    f"{prefix}.overlay.{name}"
+    for prefix in ("trusted", "user")
+    for name in ("origin", "uuid", "nlink", "upper", "index")
+)
+
+
+@dataclass(slots=True)
+class TreeDump:
+    """A tree while it is dumped: the records, and what to read the contents from."""
+
+    tree: Tree
+    top: str
+    inodes: list[Inode] = field(default_factory=list)
+
+    def contents(self) -> Iterator[tuple[Inode, str]]:
+        """The regular files with content, and the path of ours to read each from."""
+        for inode in self.inodes:
+            if inode.object_id and not inode.link:
+                yield inode, os.path.join(self.top, inode.path)
+
+
+def scan_tree(context: DumpContext, kind: str, path: str, top: str) -> TreeDump:
+    """List a tree; nothing below another mount is part of it.
+
+    Args:
+        context: Hands out object ids.
+        kind: "overlay" or "tmpfs".
+        path: Mount point in the container.
+        top: The directory as a path of ours.
+    """
+    dump = TreeDump(Tree(tree_id=context.new_id(), kind=kind, path=path), top)
+    device = os.stat(top).st_dev
+    links: dict[tuple[int, int], str] = {}
+    pending = ["."]
+    while pending:
+        relative = pending.pop()
+        inode, status = _inode(context, dump, relative, links)
+        if inode is None or status.st_dev != device:
+            continue
+        dump.inodes.append(inode)
+        if stat.S_ISDIR(status.st_mode):
+            names = sorted(os.listdir(os.path.join(top, relative)), reverse=True)
+            pending += [os.path.normpath(os.path.join(relative, name)) for name in names]
+    return dump
+
+
+def _inode(
+    context: DumpContext, dump: TreeDump, relative: str, links: dict[tuple[int, int], str]
+) -> tuple[Inode | None, os.stat_result]:
+    path = os.path.join(dump.top, relative)
+    status = os.lstat(path)
+    mode = status.st_mode
+    key = (status.st_dev, status.st_ino)
+    link = links.get(key, "") if not stat.S_ISDIR(mode) and status.st_nlink > 1 else ""
+    links.setdefault(key, relative)
+    has_content = stat.S_ISREG(mode) and status.st_size > 0 and not link
+    inode = Inode(
+        tree_id=dump.tree.tree_id,
+        path=relative,
+        mode=mode,
+        uid=status.st_uid,
+        gid=status.st_gid,
+        mtime_ns=status.st_mtime_ns,
+        atime_ns=status.st_atime_ns,
+        size=status.st_size if stat.S_ISREG(mode) else 0,
+        object_id=context.new_id() if has_content else 0,
+        target=os.readlink(path) if stat.S_ISLNK(mode) else "",
+        device=status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
+        link=link,
+        xattrs=_xattrs(path),
+    )
+    return inode, status
+
+
+def _xattrs(path: str) -> tuple[tuple[str, bytes], ...]:
+    try:
+        names = os.listxattr(path, follow_symlinks=False)
+        return tuple(
+            (name, os.getxattr(path, name, follow_symlinks=False))
+            for name in names
+            if name not in _LEFT_OUT_XATTRS
+        )
+    except OSError as exc:
+        if exc.errno == errno.ENOTSUP:  # a file system without extended attributes
+            return ()
+        raise
+
+
+def write_tree(writer: ImageWriter, dump: TreeDump) -> int:
+    """Add the contents of a tree's files; returns the bytes added."""
+    total = 0
+    for inode, path in dump.contents():
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            total += write_file_pages(writer, inode.object_id, fd, inode.size)
+        finally:
+            os.close(fd)
+    return total
+
+
+# Restore
+
+
+class TreeRestore:
+    """Puts one tree back below *top*.
+
+    Every path is looked up step by step from the top without following links, so an image cannot
+    write anywhere else.
+    """
+
+    def __init__(self, top: str, inodes: list[Inode]) -> None:
+        self._top = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._inodes = inodes
+        self._by_object = {inode.object_id: inode for inode in inodes if inode.object_id}
+        self._open: tuple[int, int] | None = None  # the file being filled: object id, descriptor
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._close_file()
+        os.close(self._top)
+
+    @property
+    def objects(self) -> frozenset[int]:
+        """Content objects that belong to this tree."""
+        return frozenset(self._by_object)
+
+    def make(self) -> None:
+        """Create every directory, file, link and node, without contents and times."""
+        for inode in self._inodes:
+            directory, name = self._parent(inode.path)
+            try:
+                self._make_one(directory, name, inode)
+            except OSError as exc:
+                raise RestoreError(
+                    f"{inode.path}: {os.strerror(exc.errno or 0)} when it was put back"
+                ) from exc
+            finally:
+                os.close(directory)
+
+    def _parent(self, path: str) -> tuple[int, str]:
+        """Open the directory of *path*; returns it and the last name."""
+        if path == ".":
+            return os.dup(self._top), "."
+        *parents, name = path.split("/")
+        if name in ("", ".", "..") or any(part in ("", ".", "..") for part in parents):
+            raise RestoreError(f"path {path!r} leads out of its tree", reason="image-path")
+        fd = os.dup(self._top)
+        for part in parents:
+            try:
+                below = os.open(
+                    part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
+                )
+            finally:
+                os.close(fd)
+            fd = below
+        return fd, name
+
+    def _make_one(self, directory: int, name: str, inode: Inode) -> None:
+        mode = inode.mode
+        if name != ".":
+            self._create(directory, name, inode)
+        if inode.link:
+            return
+        os.chown(name, inode.uid, inode.gid, dir_fd=directory, follow_symlinks=False)
+        if not stat.S_ISLNK(mode):
+            os.chmod(name, stat.S_IMODE(mode), dir_fd=directory)
+        self._set_xattrs(directory, name, inode)
+
+    def _create(self, directory: int, name: str, inode: Inode) -> None:
+        mode = inode.mode
+        if stat.S_ISDIR(mode):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o700, dir_fd=directory)
+            return
+        if not inode.link and self._same_node(directory, name, inode):
+            return
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+        if inode.link:
+            source, source_name = self._parent(inode.link)
+            try:
+                os.link(
+                    source_name,
+                    name,
+                    src_dir_fd=source,
+                    dst_dir_fd=directory,
+                    follow_symlinks=False,
+                )
+            finally:
+                os.close(source)
+        elif stat.S_ISREG(mode):
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, 0o600, dir_fd=directory)
+            os.ftruncate(fd, inode.size)
+            os.close(fd)
+        elif stat.S_ISLNK(mode):
+            os.symlink(inode.target, name, dir_fd=directory)
+        else:
+            os.mknod(name, stat.S_IFMT(mode) | 0o600, inode.device, dir_fd=directory)
+
+    @staticmethod
+    def _same_node(directory: int, name: str, inode: Inode) -> bool:
+        """Whether a node that the sandbox has made already is the one of the image."""
+        if not (stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode)):
+            return False
+        try:
+            status = os.lstat(name, dir_fd=directory)
+        except FileNotFoundError:
+            return False
+        return (status.st_rdev, stat.S_IFMT(status.st_mode)) == (
+            inode.device,
+            stat.S_IFMT(inode.mode),
+        )
+
+    @staticmethod
+    def _set_xattrs(directory: int, name: str, inode: Inode) -> None:
+        if not inode.xattrs:
+            return
+        # The calls that take a directory descriptor are too new; the magic link does the same.
+        path = f"/proc/self/fd/{directory}/{name}"
+        for key, value in inode.xattrs:
+            os.setxattr(path, key, value, follow_symlinks=False)
+
+    def fill(self, chunk: Chunk) -> None:
+        """Write one chunk into its file; chunks of a file come one after the other."""
+        if self._open is None or self._open[0] != chunk.object_id:
+            self._close_file()
+            inode = self._by_object[chunk.object_id]
+            directory, name = self._parent(inode.path)
+            try:
+                flags = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+                self._open = (chunk.object_id, os.open(name, flags, dir_fd=directory))
+            finally:
+                os.close(directory)
+        write_runs(self._open[1], chunk, memoryview(chunk.unpack()))
+
+    def _close_file(self) -> None:
+        if self._open is not None:
+            os.close(self._open[1])
+            self._open = None
+
+    def finish(self) -> None:
+        """Set the times, children before their directories."""
+        self._close_file()
+        for inode in reversed(self._inodes):
+            directory, name = self._parent(inode.path)
+            try:
+                os.utime(
+                    name,
+                    ns=(inode.atime_ns, inode.mtime_ns),
+                    dir_fd=directory,
+                    follow_symlinks=False,
+                )
+            finally:
+                os.close(directory)
+
+
+def write_runs(fd: int, chunk: Chunk, data: memoryview) -> None:
+    """Write a chunk's runs at their offsets into an open file."""
+    done = 0
+    for start, length in chunk.runs:
+        piece = data[done : done + length]
+        written = 0
+        while written < length:
+            written += os.pwrite(fd, piece[written:], start + written)
+        done += length

@@ -1,0 +1,130 @@
+"""sock_diag(7): what the kernel knows about UNIX sockets."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from runtime.kernel.clone import CLONE_NEWNET
+from runtime.kernel.namespaces import setns
+
+NETLINK_SOCK_DIAG = 4
+SOCK_DIAG_BY_FAMILY = 20
+NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+
+# include/uapi/linux/unix_diag.h
+UDIAG_SHOW_ALL = 0x7F
+UNIX_DIAG_NAME, UNIX_DIAG_VFS, UNIX_DIAG_PEER, UNIX_DIAG_ICONS = 0, 1, 2, 3
+UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN = 4, 6
+
+TCP_ESTABLISHED, TCP_CLOSE, TCP_LISTEN = 1, 7, 10  # include/net/tcp_states.h
+
+_HEADER = struct.Struct("IHHII")
+_REQUEST = struct.Struct("BBHIIIII")
+_MESSAGE = struct.Struct("BBBxIII")
+
+
+@dataclass(slots=True)
+class UnixInfo:
+    """One UNIX socket.
+
+    Attributes:
+        inode: Of the socket.
+        kind: SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET.
+        state: TCP_ESTABLISHED, TCP_CLOSE or TCP_LISTEN.
+        name: As bound; a leading NUL for abstract names, empty for none.
+        file: (inode, device) of the socket's file, or None.
+        peer: Inode of the connected socket, or 0.
+        pending: Inodes of connections not yet accepted.
+        receive_queue: Bytes waiting, or connections of a listening socket.
+        send_queue: Bytes sent and not read, or the backlog of a listening socket.
+        shutdown: RCV_SHUTDOWN 1 and SEND_SHUTDOWN 2.
+    """
+
+    inode: int
+    kind: int
+    state: int
+    name: bytes = b""
+    file: tuple[int, int] | None = None
+    peer: int = 0
+    pending: tuple[int, ...] = field(default=())
+    receive_queue: int = 0
+    send_queue: int = 0
+    shutdown: int = 0
+
+
+def unix_sockets(pid: int) -> dict[int, UnixInfo]:
+    """All UNIX sockets of a task's network namespace, by inode.
+
+    Source: man 7 sock_diag, include/uapi/linux/unix_diag.h.
+    """
+    with _diag_socket(pid) as diag:
+        request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, UDIAG_SHOW_ALL, 0, 0)
+        header = _HEADER.pack(
+            _HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0
+        )
+        diag.send(header + request)
+        return {info.inode: info for info in map(_unix_info, _messages(diag))}
+
+
+def _diag_socket(pid: int) -> socket.socket:
+    """A socket that lives in the task's network namespace; only this thread visits it."""
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        setns(there, CLONE_NEWNET)
+        try:
+            return socket.socket(
+                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+            )
+        finally:
+            setns(here, CLONE_NEWNET)
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+def _messages(diag: socket.socket) -> Iterator[bytes]:
+    while True:
+        data = diag.recv(1 << 17)
+        while data:
+            length, kind, _, _, _ = _HEADER.unpack_from(data)
+            body = data[_HEADER.size : length]
+            if kind == NLMSG_DONE:
+                return
+            if kind == NLMSG_ERROR:
+                (error,) = struct.unpack_from("i", body)
+                raise OSError(-error, f"sock_diag: {os.strerror(-error)}")
+            yield body
+            data = data[length + -length % 4 :]
+
+
+def _unix_info(body: bytes) -> UnixInfo:
+    _, kind, state, inode, _, _ = _MESSAGE.unpack_from(body)
+    info = UnixInfo(inode, kind, state)
+    for attribute, value in _attributes(body[_MESSAGE.size :]):
+        if attribute == UNIX_DIAG_NAME:
+            info.name = value if value.startswith(b"\0") else value.rstrip(b"\0")
+        elif attribute == UNIX_DIAG_VFS:
+            inode, device = struct.unpack("II", value)
+            info.file = (inode, os.makedev(device >> 20, device & 0xFFFFF))
+        elif attribute == UNIX_DIAG_PEER:
+            (info.peer,) = struct.unpack("I", value)
+        elif attribute == UNIX_DIAG_ICONS:
+            info.pending = struct.unpack(f"{len(value) // 4}I", value)
+        elif attribute == UNIX_DIAG_RQLEN:
+            info.receive_queue, info.send_queue = struct.unpack("II", value)
+        elif attribute == UNIX_DIAG_SHUTDOWN:
+            info.shutdown = value[0]
+    return info
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    while len(data) >= 4:
+        length, kind = struct.unpack_from("HH", data)
+        yield kind, data[4:length]
+        data = data[length + -length % 4 :]
