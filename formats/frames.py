@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple, Protocol
 
 from blake3 import blake3
 
@@ -171,17 +171,24 @@ def check_body(head: Head, body: _Bytes) -> None:
         )
 
 
+class Source(Protocol):
+    """Where an image comes from: any blocking raw or buffered binary file has this method."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill *buffer* or a part of it; the count of bytes, 0 at the end."""
+
+
 class FrameReader:
     """Reads frames in order from a pipe or a file, and never a byte further than asked.
 
     Args:
-        source: Where the bytes come from; short reads are fine, ``readinto`` is used.
+        source: Where the bytes come from; short reads are fine.
         position: File offset of the next byte.
         sequence: Number that the next frame must have.
     """
 
-    def __init__(self, source: BinaryIO, position: int = 0, *, sequence: int = 0) -> None:
-        self._readinto = source.readinto  # type: ignore[attr-defined]  # every binary file has it
+    def __init__(self, source: Source, position: int = 0, *, sequence: int = 0) -> None:
+        self._readinto = source.readinto
         self.position = position
         self.next_sequence = sequence
 
@@ -258,4 +265,4 @@ class FrameReader:
         if got is None:
             raise ValueError("the source of an image must be a blocking one")
         self.position += got
-        return int(got)
+        return got

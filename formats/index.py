@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import BinaryIO
+from io import BufferedReader, BytesIO, FileIO
 
 from formats.errors import ImageCorruptError
 from formats.frames import FrameReader, FrameType, Head, unpack_head
@@ -19,7 +19,7 @@ class ImageIndex:
     """The end of an image.
 
     Args:
-        source: A file that can seek; its position is changed.
+        source: A file that can seek, open for reading; its position is changed.
 
     Attributes:
         summary: The end frame's counts and root digest. `ImageReader.finish` compares them with
@@ -30,7 +30,7 @@ class ImageIndex:
             bytes, or damaged.
     """
 
-    def __init__(self, source: BinaryIO) -> None:
+    def __init__(self, source: FileIO | BufferedReader | BytesIO) -> None:
         self._source = source
         size = source.seek(0, io.SEEK_END)
         if size < END_SIZE:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import PurePath
-from typing import Any, BinaryIO
+from typing import Any
 
 from blake3 import blake3
 
@@ -18,7 +18,7 @@ from formats import wire
 from formats.chunks import Chunk, unpack_meta
 from formats.consume import Consumers
 from formats.errors import ImageCorruptError, ImageError
-from formats.frames import FIRST_SKIPPABLE, Frame, FrameReader, FrameType, check_body
+from formats.frames import FIRST_SKIPPABLE, Frame, FrameReader, FrameType, Source, check_body
 from formats.header import HEADER_SIZE, Header, unpack_header
 from formats.limits import MAX_RECORDS, MAX_RECORDS_SIZE
 from formats.manifest import ImageSummary, RootDigest, check_root, entry_of, unpack_end
@@ -29,7 +29,7 @@ class ImageReader:
     """Reads one image in stream order: `records`, then `chunks`, then `finish`.
 
     Args:
-        source: A blocking binary stream, best an unbuffered one. Never read beyond the image's
+        source: Anything with a blocking ``readinto``. Never read beyond the image's
             end, except for the one byte that shows that nothing follows.
         name: What messages call the image; the source's own name by default.
         more_follows: True when the source goes on after the image (another protocol's stream);
@@ -42,7 +42,7 @@ class ImageReader:
     """
 
     def __init__(
-        self, source: BinaryIO, *, name: str | None = None, more_follows: bool = False
+        self, source: Source, *, name: str | None = None, more_follows: bool = False
     ) -> None:
         own_name = getattr(source, "name", None)
         self.name = name or (PurePath(own_name).name if isinstance(own_name, str) else "image")

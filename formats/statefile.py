@@ -14,12 +14,14 @@ import contextlib
 import errno
 import os
 import secrets
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Self
 
 from formats.chunks import Chunk
 from formats.errors import ImageError, ImageWriteError
+from formats.frames import Source
 from formats.limits import CHUNK_SIZE
 from formats.manifest import ImageSummary
 from formats.reader import ImageReader
@@ -32,6 +34,7 @@ __all__ = [
     "ImageSummary",
     "ImageWriter",
     "Sink",
+    "Source",
     "StateFile",
     "open_image",
     "verify_file",
@@ -164,7 +167,7 @@ class StateFile:
         )
 
 
-def open_image(path: str | os.PathLike[str]) -> BinaryIO:
+def open_image(path: str | os.PathLike[str]) -> FileIO:
     """Open an image for reading, unbuffered: `ImageReader` asks for whole frames.
 
     Raises:

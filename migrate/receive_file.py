@@ -76,7 +76,7 @@ def obstacles(path: Path, offer: OfferFile) -> list[Refusal]:
 
 
 def _copy_verified(source: DataSource, file: StateFile, path: Path) -> ImageSummary:
-    reader = ImageReader(_Tee(source, file), name=path.name)  # type: ignore[arg-type]
+    reader = ImageReader(_Tee(source, file), name=path.name)
     reader.records()
     reader.for_each_chunk(lambda chunk, plain: None, check_ids=True)
     summary = reader.finish()

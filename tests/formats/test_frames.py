@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import pytest
 
@@ -110,7 +110,7 @@ class BrokenSource(io.RawIOBase):
 
 def test_a_source_that_fails_is_named_by_position() -> None:
     with pytest.raises(ImageError, match="byte 0 cannot be read: Input/output error") as caught:
-        FrameReader(cast(BinaryIO, BrokenSource())).next_frame()
+        FrameReader(BrokenSource()).next_frame()
     assert caught.value.reason == "image-unreadable"
 
 

@@ -9,7 +9,6 @@ import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import pytest
 
@@ -23,7 +22,7 @@ from formats.manifest import IndexEntry, for_each_entry, pack_entry
 from formats.records.codec import Record, pack_record, registered
 from formats.records.image import Image
 from formats.records.memory import SharedMemory
-from formats.statefile import ImageReader, ImageSummary, ImageWriter
+from formats.statefile import ImageReader, ImageSummary, ImageWriter, Source
 from tests.formats.samples import (
     Content,
     copy_of,
@@ -45,7 +44,7 @@ def no_thread_stays() -> Iterator[None]:
     assert threading.active_count() == before, threading.enumerate()
 
 
-def read_image(source: BinaryIO) -> tuple[list[Record], Found, ImageSummary]:
+def read_image(source: Source) -> tuple[list[Record], Found, ImageSummary]:
     reader = ImageReader(source)
     records = reader.records()
     chunks = [(c.object_id, c.offset, c.runs, bytes(c.unpack())) for c in reader.chunks()]
@@ -169,7 +168,7 @@ class Trickle(io.RawIOBase):
 
 
 def test_short_reads() -> None:
-    _, chunks, _ = read_image(Trickle(image_bytes()))  # type: ignore[arg-type]
+    _, chunks, _ = read_image(Trickle(image_bytes()))
     assert chunks == small_chunks()
 
 
