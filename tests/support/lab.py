@@ -47,6 +47,16 @@ class Lab:
             check=check,
         )
 
+    def popen_script(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start the script itself."""
+        return subprocess.Popen(
+            [sys.executable, str(LAB), "--name", self.name, *args],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def home(self, host: str) -> Path:
         """Root's home directory on a host; the same path on the host and outside."""
         return self.base / self.name / host / "home"
