@@ -430,10 +430,11 @@ def _key_file(
 def _load_key(path: Path, ask: Ask | None) -> paramiko.PKey:
     try:
         return paramiko.PKey.from_path(path)
-    except paramiko.PasswordRequiredException:
+    except (paramiko.PasswordRequiredException, TypeError) as exc:
+        # TypeError is how the crypto library says that a passphrase is missing.
         passphrase = ask(f"passphrase for {path}: ") if ask is not None else None
         if passphrase is None:
-            raise
+            raise paramiko.PasswordRequiredException(str(exc)) from exc
         return paramiko.PKey.from_path(path, passphrase)
 
 
