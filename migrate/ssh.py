@@ -435,7 +435,18 @@ def _load_key(path: Path, ask: Ask | None) -> paramiko.PKey:
         passphrase = ask(f"passphrase for {path}: ") if ask is not None else None
         if passphrase is None:
             raise paramiko.PasswordRequiredException(str(exc)) from exc
-        return paramiko.PKey.from_path(path, passphrase)
+        return _unlock(path, passphrase)
+
+
+def _unlock(path: Path, passphrase: str) -> paramiko.PKey:
+    # PKey.from_path() of paramiko 5 fails on any passphrase, so each kind is tried.
+    failure: Exception | None = None
+    for kind in (paramiko.Ed25519Key, paramiko.ECDSAKey, paramiko.RSAKey):
+        try:
+            return kind.from_private_key_file(str(path), passphrase)
+        except (paramiko.SSHException, ValueError) as exc:
+            failure = failure or exc
+    raise paramiko.SSHException(f"the passphrase does not fit ({failure})")
 
 
 def _try_key(transport: paramiko.Transport, user: str, key: paramiko.PKey) -> bool:
