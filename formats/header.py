@@ -81,6 +81,8 @@ def unpack_header(data: bytes) -> Header:
         ImageCorruptError: Not an image, cut short, or damaged.
         ImageVersionError: Written by a newer format, or with a feature that is unknown here.
     """
+    if not data:
+        raise ImageCorruptError("the image is empty", reason="image-truncated")
     if data[:8] != MAGIC[: len(data)]:
         raise ImageCorruptError(
             f"not a wherry image: it starts with {data[:8].hex(' ')}", reason="not-an-image"

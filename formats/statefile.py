@@ -38,6 +38,7 @@ __all__ = [
     "StateFile",
     "open_image",
     "verify_file",
+    "verify_image",
 ]
 
 _MODE = 0o600
@@ -181,17 +182,22 @@ def open_image(path: str | os.PathLike[str]) -> FileIO:
         ) from exc
 
 
-def verify_file(path: str | os.PathLike[str], *, workers: int = 2) -> ImageSummary:
-    """Read a whole state file back and check all of it.
+def verify_image(source: Source, *, name: str | None = None, workers: int = 2) -> ImageSummary:
+    """Read a whole image and check all of it.
 
     Checked are every head, every body's digest, every chunk's name after decompression, every
     record's types, the index and the root digest.
 
     Raises:
-        ImageError: What is wrong, with the file's name.
+        ImageError: What is wrong, with the image's name.
     """
+    reader = ImageReader(source, name=name)
+    reader.records()
+    reader.for_each_chunk(lambda chunk, plain: None, workers=workers, check_ids=True)
+    return reader.finish()
+
+
+def verify_file(path: str | os.PathLike[str], *, workers: int = 2) -> ImageSummary:
+    """`verify_image` of a file."""
     with open_image(path) as source:
-        reader = ImageReader(source)
-        reader.records()
-        reader.for_each_chunk(lambda chunk, plain: None, workers=workers, check_ids=True)
-        return reader.finish()
+        return verify_image(source, workers=workers)
