@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -147,7 +146,7 @@ class StateFile:
 
     def _hidden_name(self) -> str:
         # The name is cut so that a long one cannot pass NAME_MAX with what is added to it.
-        return f".{self.path.name[:60]}.{secrets.token_hex(8)}.tmp"
+        return f".{self.path.name[:60]}.{os.urandom(8).hex()}.tmp"
 
     def _discard(self) -> None:
         """Close everything and remove the temporary name. Idempotent."""

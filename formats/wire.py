@@ -21,7 +21,7 @@ from typing import Any
 
 import msgpack
 
-from formats.errors import ImageCorruptError
+from formats.errors import ImageCorruptError, ImageWriteError
 from formats.limits import MAX_BLOB_SIZE, MAX_ITEMS, MAX_TEXT_SIZE
 
 _packer = msgpack.Packer(use_bin_type=True, strict_types=True, unicode_errors="surrogateescape")
@@ -39,8 +39,16 @@ _LIMITS: dict[str, Any] = {
 
 
 def pack(value: Any) -> bytes:
-    """Serialize one value of None, bool, int, float, str, bytes, list and dict."""
-    packed: bytes = _packer.pack(value)
+    """Serialize one value of None, bool, int, float, str, bytes, list and dict.
+
+    Raises:
+        ImageWriteError: Text that is neither Unicode nor bytes of a path (reason ``not-text``).
+        TypeError, OverflowError: Another type, or an integer beyond 64 bits: a bug.
+    """
+    try:
+        packed: bytes = _packer.pack(value)
+    except UnicodeEncodeError as exc:
+        raise ImageWriteError(f"{exc.object!r:.80} is no text", reason="not-text") from None
     return packed
 
 

@@ -34,7 +34,7 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, TypeVar
 
-from formats.errors import ImageCorruptError
+from formats.errors import ImageCorruptError, ImageWriteError
 from formats.limits import (
     INT_MAX,
     INT_MIN,
@@ -76,6 +76,10 @@ class _BadValueError(Exception):
     def below(self, step: str) -> _BadValueError:
         self.path = step + self.path
         return self
+
+
+class _OutOfBoundsError(_BadValueError):
+    """A value of the right type that is too large: the workload's doing, not a bug."""
 
 
 class _Field(NamedTuple):
@@ -149,11 +153,16 @@ def pack_record(rec: Record) -> dict[str, Any]:
 
     Raises:
         TypeError: The record's class is not registered, or a value has the wrong type: a bug.
-        ValueError: A value is out of bounds.
+        ImageWriteError: A value is larger than an image can hold.
     """
     kind = kind_of(rec)
     try:
         return _pack_fields(rec, MAX_DEPTH)
+    except _OutOfBoundsError as exc:
+        raise ImageWriteError(
+            f"record {kind!r} key {exc.path.lstrip('.')!r}: {exc.sentence}",
+            reason="record-too-large",
+        ) from None
     except _BadValueError as exc:
         raise TypeError(f"record {kind!r} key {exc.path.lstrip('.')!r}: {exc.sentence}") from None
 
@@ -383,7 +392,7 @@ def _int(value: Any, depth: int) -> int:
     if type(value) is not int:
         raise _mismatch("an integer", value)
     if not INT_MIN <= value <= INT_MAX:
-        raise _BadValueError(f"{value} does not fit 64 bits")
+        raise _OutOfBoundsError(f"{value} does not fit 64 bits")
     return value
 
 
@@ -409,7 +418,7 @@ def _text(value: Any, depth: int) -> str:
     if type(value) is not str:
         raise _mismatch("text", value)
     if len(value) > MAX_TEXT_SIZE:
-        raise _BadValueError(f"text of {len(value)} characters, at most {MAX_TEXT_SIZE} allowed")
+        raise _OutOfBoundsError(f"text of {len(value)} characters, at most {MAX_TEXT_SIZE} allowed")
     return value
 
 
@@ -417,7 +426,7 @@ def _blob(value: Any, depth: int) -> bytes:
     if type(value) is not bytes:
         raise _mismatch("bytes", value)
     if len(value) > MAX_BLOB_SIZE:
-        raise _BadValueError(f"{len(value)} bytes, at most {MAX_BLOB_SIZE} allowed")
+        raise _OutOfBoundsError(f"{len(value)} bytes, at most {MAX_BLOB_SIZE} allowed")
     return value
 
 
@@ -454,11 +463,11 @@ def _check_room(count: int, depth: int) -> None:
     if not depth:
         raise _too_deep()
     if count > MAX_ITEMS:
-        raise _BadValueError(f"{count} elements, at most {MAX_ITEMS} allowed")
+        raise _OutOfBoundsError(f"{count} elements, at most {MAX_ITEMS} allowed")
 
 
 def _too_deep() -> _BadValueError:
-    return _BadValueError(f"nested more than {MAX_DEPTH} levels deep")
+    return _OutOfBoundsError(f"nested more than {MAX_DEPTH} levels deep")
 
 
 def _mismatch(wanted: str, value: Any) -> _BadValueError:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from formats.errors import ImageCorruptError
+from formats.errors import ImageCorruptError, ImageWriteError
 from formats.limits import MAX_BLOB_SIZE, MAX_DEPTH, MAX_ITEMS, MAX_TEXT_SIZE
 from formats.records import codec
 from formats.records.codec import Json, pack_record, record, unpack_record
@@ -156,6 +156,23 @@ def test_a_wrong_type_on_the_way_out_is_a_bug_with_a_name(change: dict[str, Any]
     broken = Everything(**{name: getattr(FULL, name) for name in WIRE} | change)
     with pytest.raises(TypeError, match=f"key '{key}'"):
         pack_record(broken)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("number", 1 << 64),
+        ("text", "x" * (MAX_TEXT_SIZE + 1)),
+        ("blob", bytes(MAX_BLOB_SIZE + 1)),
+        ("many", (Inner(1),) * (MAX_ITEMS + 1)),
+        ("anything", _nested(MAX_DEPTH + 1)),
+    ],
+)
+def test_what_is_too_large_for_an_image_is_no_bug_of_ours(key: str, value: Any) -> None:
+    large = Everything(**{name: getattr(FULL, name) for name in WIRE} | {key: value})
+    with pytest.raises(ImageWriteError, match=f"record 'everything' key '{key}") as caught:
+        pack_record(large)
+    assert caught.value.reason == "record-too-large"
 
 
 def test_integer_enums_are_integers() -> None:

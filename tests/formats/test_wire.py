@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from formats import wire
-from formats.errors import ImageCorruptError
+from formats.errors import ImageCorruptError, ImageWriteError
 from formats.limits import MAX_BLOB_SIZE, MAX_ITEMS, MAX_TEXT_SIZE
 
 
@@ -22,6 +22,11 @@ def test_round_trip(value: Any) -> None:
 
 def test_text_that_is_not_utf8_keeps_its_bytes() -> None:
     assert wire.pack("\udcff") == b"\xa1\xff"
+
+
+def test_text_that_is_neither_is_a_sentence() -> None:
+    with pytest.raises(ImageWriteError, match="no text"):
+        wire.pack({"hostname": "\ud800"})
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), 1 << 64, (1, 2)])
