@@ -252,17 +252,19 @@ class _Dump:
         return path
 
     def _collect_trees(self) -> None:
-        if self.target.overlay_upper is not None:
-            self.trees.append(
-                scan_tree(self.context, "overlay", "/", str(self.target.overlay_upper))
-            )
-        mounts = MountTable(self.target.init_pid).mounts.values()
-        for mount in mounts:
-            if mount.fstype == "tmpfs" and mount.root == "/":
-                top = self.files.root + mount.point
-                # A mount on top of it hides it: what is seen there is not this tmpfs.
-                if os.stat(top).st_dev == mount.device:
-                    self.trees.append(scan_tree(self.context, "tmpfs", mount.point, top))
+        upper = self.target.overlay_upper
+        if upper is not None:
+            self.trees.append(scan_tree(self.context, "overlay", "/", str(upper)))
+        seen = set()
+        for mount in self.files.mounts.mounts.values():
+            writable_tmpfs = mount.fstype == "tmpfs" and "ro" not in mount.options.split(",")
+            if not writable_tmpfs or mount.root != "/" or mount.device in seen:
+                continue
+            top = self.files.root + mount.point
+            # A mount on top of it hides it: what is seen there is not this tmpfs.
+            if os.stat(top).st_dev == mount.device:
+                seen.add(mount.device)
+                self.trees.append(scan_tree(self.context, "tmpfs", mount.point, top))
 
     # Writing
 

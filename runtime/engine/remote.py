@@ -284,12 +284,9 @@ class Tracee:
         Raises:
             CallFailedError: A call failed that was not added with ``may_fail``.
         """
-        packed = batch.pack(self.scratch)
-        process_vm.write(self.pid, self.scratch + ENTRY_OFFSET, packed)
-        base = base or self.registers()
-        self.set_registers(base.for_batch(self.scratch, self.scratch + ENTRY_OFFSET, len(batch)))
+        size = self._start(batch, base)
         self._run_to_trap()
-        back = process_vm.read(self.pid, self.scratch + ENTRY_OFFSET, len(packed))
+        back = process_vm.read(self.pid, self.scratch + ENTRY_OFFSET, size)
         count = len(batch)
         results = struct.unpack(f"<{8 * count}q", back[: 64 * count])[7::8]
         failures = batch.failures(results)
@@ -300,8 +297,16 @@ class Tracee:
             )
         return Answers(results, back[DATA_OFFSET - ENTRY_OFFSET :])
 
-    def _run_to_trap(self) -> None:
+    def _start(self, batch: Batch, base: arch.Registers | None) -> int:
+        """Let the task begin a batch; returns the bytes of it in the scratch area."""
+        packed = batch.pack(self.scratch)
+        process_vm.write(self.pid, self.scratch + ENTRY_OFFSET, packed)
+        base = base or self.registers()
+        self.set_registers(base.for_batch(self.scratch, self.scratch + ENTRY_OFFSET, len(batch)))
         ptrace.resume(self.tid)
+        return len(packed)
+
+    def _run_to_trap(self) -> None:
         while True:
             stop = self.wait()
             if stop.signal == signal.SIGTRAP and not stop.event:
@@ -312,6 +317,11 @@ class Tracee:
     def on_event(self, stop: ptrace.Stop) -> None:
         """Called for stops that are not the batch's trap; the restorer listens for new tasks."""
         log.debug("task %d: stop %#x during a batch", self.tid, stop.status)
+
+    @property
+    def syscall_instruction(self) -> int:
+        """Address of the system-call instruction within the batch code."""
+        return self.scratch + arch.BATCH_CODE.index(arch.SYSCALL_INSTRUCTION)
 
     def write_code(self) -> None:
         """Put the batch code at the start of the scratch area."""

@@ -58,3 +58,18 @@ def robust_list(tid: int) -> tuple[int, int]:
         ctypes.addressof(length),
     )
     return head.value, length.value
+
+
+def set_attr(tid: int, attr: sched_attr) -> None:
+    """Change how a task is scheduled, sched_setattr(2).
+
+    Raises:
+        PermissionError: No CAP_SYS_NICE for what is asked.
+    """
+    attr.size = ctypes.sizeof(attr)
+    syscall(f"sched_setattr({tid})", NR["sched_setattr"], tid, ctypes.addressof(attr), 0)
+
+
+def set_io_priority(tid: int, value: int) -> None:
+    """Change a task's I/O priority, ioprio_set(2)."""
+    syscall(f"ioprio_set({tid})", NR["ioprio_set"], IOPRIO_WHO_PROCESS, tid, value)

@@ -18,6 +18,7 @@ class External(Kind):
     name = "standard streams from outside"
     rank = 5
     record = ExternalFile
+    own_flags = False
 
     def matches(self, table: FileTable, look: Look) -> bool:
         return stream_of(table, look) is not None

@@ -66,11 +66,14 @@ class Kind:
         name: For messages and for the table of what is supported.
         rank: Kinds with a lower rank are asked first.
         record: Class of the records that `dump` makes and `restore` takes.
+        own_flags: Whether the restored description takes the record's status flags and SIGIO
+            owner; not one that belongs to somebody else.
     """
 
     name: ClassVar[str]
     rank: ClassVar[int] = 50
     record: ClassVar[type[Any]]
+    own_flags: ClassVar[bool] = True
     all: ClassVar[list[Kind]] = []
 
     def __init_subclass__(cls) -> None:

@@ -104,11 +104,6 @@ class Pipes(Kind):
             content = content[os.write(through, content) :]
         return through
 
-    def finish(self, files: RestoredFiles, record: PipeEnd) -> None:
-        if not record.flags & os.O_NONBLOCK:
-            fd = files.fds[record.file_id]
-            fcntl.fcntl(fd, fcntl.F_SETFL, record.flags)
-
 
 def peek_pipe(fd: int) -> bytes:
     """What is in a pipe, without taking it.

@@ -44,6 +44,7 @@ class RestoredFiles:
         self.tracees: dict[int, Tracee] = {init.pid: init}
         self.ns_pids: dict[int, int] = {}
         self.tables: dict[int, dict[int, int]] = {}
+        self.table_ids: set[int] = set()
         self._once: dict[object, Any] = {}
         self._objects: dict[int, int] = {}
         self._close_later: list[int] = []

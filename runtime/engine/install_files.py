@@ -1,0 +1,117 @@
+"""Descriptors into the tasks: our numbers become theirs, over the channel."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from formats.records.files import RegularFile
+from formats.records.memory import AddressSpace, Backing
+from formats.records.task import Descriptor
+from runtime.engine.files.regular import Regular
+from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.new_task import FDS_PER_MESSAGE, NewTask
+from runtime.engine.remote import Batch
+from runtime.engine.restore_threads import RestoredProcess
+from runtime.errors import RestoreError
+
+O_CLOEXEC = 0o2000000
+F_SETFD, FD_CLOEXEC = 2, 1
+RLIMIT_NOFILE = 7
+
+
+def open_for_mapping(
+    task: NewTask, channel: socket.socket, files: RestoredFiles, space: AddressSpace
+) -> dict[int, int]:
+    """Give a task every file that its mappings and its program need.
+
+    Returns:
+        The task's descriptor by object id; the caller closes them there.
+    """
+    wanted = {v.object_id for v in space.vmas if v.backing in (Backing.FILE, Backing.SHARED)}
+    shared = {v.object_id for v in space.vmas if v.backing is Backing.SHARED}
+    ordered = sorted(wanted | {space.exe_file_id})
+    ours = [
+        files.shared_memory(object_id) if object_id in shared else _mapped_file(files, object_id)
+        for object_id in ordered
+    ]
+    numbers: dict[int, int] = {}
+    for first in range(0, len(ordered), FDS_PER_MESSAGE):
+        part = slice(first, first + FDS_PER_MESSAGE)
+        numbers |= zip(ordered[part], task.receive(channel, ours[part]), strict=True)
+    return numbers
+
+
+def _mapped_file(files: RestoredFiles, file_id: int) -> int:
+    def make() -> int:
+        fd = Regular().restore(files, files.record_of(RegularFile, file_id))
+        files.close_later(fd)
+        return fd
+
+    return files.once(("mapped", file_id), make)
+
+
+def install_descriptors(
+    process: RestoredProcess, channel: socket.socket, files: RestoredFiles
+) -> None:
+    """Fill the descriptor table of a process; one that shares its parent's is left alone."""
+    task, wanted = process.leader, sorted(process.record.descriptors, key=lambda d: d.fd)
+    if not wanted and _shares_table(process, files):
+        return
+    files.table_ids.add(process.record.files_id)
+    files.tables[task.pid] = {d.fd: d.file_id for d in wanted}
+    _make_room(task, wanted)
+    # Received descriptors take the lowest numbers. From the top down, none is in another's way.
+    starts = range(0, len(wanted), FDS_PER_MESSAGE)
+    for first in reversed(starts):
+        part = wanted[first : first + FDS_PER_MESSAGE]
+        got = task.receive(channel, [_ours(files, d) for d in part])
+        batch = Batch()
+        for number, descriptor in reversed(list(zip(got, part, strict=True))):
+            if number != descriptor.fd:
+                batch.call("dup3", number, descriptor.fd, O_CLOEXEC * descriptor.cloexec)
+                batch.call("close", number)
+            elif descriptor.cloexec:
+                batch.call("fcntl", number, F_SETFD, FD_CLOEXEC)
+        if len(batch):
+            task.do(batch)
+
+
+def _shares_table(process: RestoredProcess, files: RestoredFiles) -> bool:
+    return process.record.files_id in files.table_ids
+
+
+def _ours(files: RestoredFiles, descriptor: Descriptor) -> int:
+    try:
+        return files.fds[descriptor.file_id]
+    except KeyError:
+        raise RestoreError(
+            f"descriptor {descriptor.fd} names file {descriptor.file_id}, which the image lacks",
+            reason="image-inconsistent",
+        ) from None
+
+
+def _make_room(task: NewTask, wanted: list[Descriptor]) -> None:
+    """Raise the soft limit, and move the channel to a number that nobody needs."""
+    batch = Batch()
+    limit = batch.out(16)
+    batch.call("prlimit64", 0, RLIMIT_NOFILE, 0, limit)
+    _, hard = struct.unpack("<QQ", task.do(batch).read(limit))
+    task.call("prlimit64", 0, RLIMIT_NOFILE, struct.pack("<QQ", hard, hard), 0)
+    taken = {descriptor.fd for descriptor in wanted}
+    if wanted and wanted[-1].fd >= hard:
+        raise RestoreError(
+            f"descriptor {wanted[-1].fd} is beyond this host's limit of {hard} open files",
+            reason="rlimit-nofile",
+        )
+    if task.channel_fd in taken:
+        # Above what a message delivers, so that received numbers never meet it.
+        free = next(n for n in range(FDS_PER_MESSAGE, hard) if n not in taken)
+        task.call("dup3", task.channel_fd, free, O_CLOEXEC)
+        task.call("close", task.channel_fd)
+        task.channel_fd = free
+
+
+def close_channel(task: NewTask) -> None:
+    """Close the task's end of the channel: it has all it needs."""
+    task.call("close", task.channel_fd)

@@ -1,0 +1,196 @@
+"""Tasks under construction: stubs that are driven by batches until they are what was saved."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import socket
+import struct
+from collections.abc import Callable, Sequence
+
+from runtime.engine.arch import current as arch
+from runtime.engine.remote import (
+    ALL_BUT_TRAP,
+    DATA_OFFSET,
+    SCRATCH_SIZE,
+    Answers,
+    Batch,
+    Out,
+    Tracee,
+    map_scratch,
+)
+from runtime.errors import RestoreError
+from runtime.kernel import proc_maps, ptrace
+from runtime.kernel.clone import (
+    CLONE_FILES,
+    CLONE_FS,
+    CLONE_SIGHAND,
+    CLONE_SYSVSEM,
+    CLONE_THREAD,
+    CLONE_VM,
+)
+
+OPTIONS = (
+    ptrace.PTRACE_O_TRACESYSGOOD
+    | ptrace.PTRACE_O_TRACEFORK
+    | ptrace.PTRACE_O_TRACEVFORK
+    | ptrace.PTRACE_O_TRACECLONE
+    | ptrace.PTRACE_O_TRACEEXEC
+    | ptrace.PTRACE_O_EXITKILL
+    | ptrace.PTRACE_O_SUSPEND_SECCOMP
+)
+THREAD_FLAGS = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
+
+CHANNEL_FD = 1000  # where the sandbox leaves our socket in the init
+FDS_PER_MESSAGE = 253  # SCM_MAX_FD, include/net/scm.h
+PARK_SIZE = 64 << 10  # for the vDSO while the address space is rebuilt
+
+MREMAP_MOVE_FIXED = 3  # MREMAP_MAYMOVE | MREMAP_FIXED
+_CLONE_ARGS = struct.Struct("<11Q")  # struct clone_args, include/uapi/linux/sched.h
+_MSGHDR = struct.Struct("<QIxxxxQQQQIxxxx")  # struct msghdr on 64-bit
+_IOVEC = struct.Struct("<QQ")
+
+
+class NewTask(Tracee):
+    """A task of the container that is being rebuilt.
+
+    Attributes:
+        ns_pid: Its id inside the container.
+        born: Tasks it has made in its last batch, stopped, as our pid namespace sees them.
+    """
+
+    def __init__(self, tid: int, pid: int, ns_pid: int, *, scratch: int = 0) -> None:
+        super().__init__(tid, pid, scratch=scratch)
+        self.ns_pid = ns_pid
+        self.born: list[int] = []
+        self.base: arch.Registers | None = None
+        self.channel_fd = CHANNEL_FD
+
+    def on_event(self, stop: ptrace.Stop) -> None:
+        if stop.event in (
+            ptrace.PTRACE_EVENT_FORK,
+            ptrace.PTRACE_EVENT_VFORK,
+            ptrace.PTRACE_EVENT_CLONE,
+        ):
+            child = ptrace.event_message(self.tid)
+            first = ptrace.wait_stop(child)
+            assert first is not None
+            self.born.append(child)
+
+    def do(self, batch: Batch) -> Answers:
+        """Run a batch; nothing of the stub's registers is worth keeping."""
+        return self.run(batch, base=self.base)
+
+    def start(self, batch: Batch) -> None:
+        """Let the task begin a batch from which it does not come back."""
+        self._start(batch, self.base)
+
+    def call(self, name: str, *args: int | bytes | Out) -> int:
+        """Run one system call."""
+        batch = Batch()
+        result = batch.call(name, *args)
+        return self.do(batch)[result]
+
+    def address(self, room: Out) -> int:
+        """Where *room* of a batch will be in this task."""
+        return self.scratch + DATA_OFFSET + room.offset
+
+    # Birth
+
+    def clone(self, flags: int, exit_signal: int, ns_pid: int) -> NewTask:
+        """Make a child (or, with `THREAD_FLAGS`, a thread) with the id *ns_pid*.
+
+        Raises:
+            RestoreError: The id is taken.
+        """
+        batch = Batch()
+        ids = batch.data(struct.pack("<i", ns_pid))
+        args = _CLONE_ARGS.pack(flags, 0, 0, 0, exit_signal, 0, 0, 0, self.address(ids), 1, 0)
+        result = batch.call("clone3", args, _CLONE_ARGS.size, may_fail=True)
+        self.born.clear()
+        answer = self.do(batch)[result]
+        if answer != ns_pid:
+            reason = os.strerror(-answer) if answer < 0 else f"got {answer}"
+            code = "pid-taken" if answer == -errno.EEXIST else "restore-failed"
+            raise RestoreError(f"cannot make task {ns_pid}: {reason}", reason=code)
+        (tid,) = self.born
+        process = self.pid if flags & CLONE_THREAD else tid
+        child = NewTask(tid, process, ns_pid, scratch=self.scratch)
+        child.base = self.base
+        child.channel_fd = self.channel_fd
+        ptrace.set_sigmask(tid, ALL_BUT_TRAP)
+        return child
+
+    # Descriptors
+
+    def receive(self, channel: socket.socket, fds: Sequence[int]) -> list[int]:
+        """Give the task descriptors of ours; returns their numbers there.
+
+        Args:
+            channel: The other end of the task's `CHANNEL_FD`.
+            fds: At most `FDS_PER_MESSAGE`, our numbers; repeats are fine.
+        """
+        channel.sendmsg([b"f"], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))])
+        batch = Batch()
+        byte = batch.out(1)
+        control = batch.out(socket.CMSG_SPACE(4 * len(fds)))
+        vector = batch.data(_IOVEC.pack(self.address(byte), 1))
+        header = _MSGHDR.pack(0, 0, self.address(vector), 1, self.address(control), control.size, 0)
+        batch.call("recvmsg", self.channel_fd, header, 0)
+        raw = self.do(batch).read(control)
+        length = int.from_bytes(raw[:8], "little")
+        count = (length - 16) // 4
+        if count != len(fds):
+            raise RestoreError(
+                f"task {self.ns_pid} took {max(count, 0)} of {len(fds)} descriptors: "
+                "its limit of open files is too low",
+                reason="rlimit-nofile",
+            )
+        return list(struct.unpack_from(f"<{count}i", raw, 16))
+
+    # Address space
+
+    def empty_address_space(self, hole: int) -> None:
+        """Leave nothing mapped but the scratch area at *hole* and the parked vDSO behind it."""
+        kernel_maps = [m for m in proc_maps.mappings(self.pid) if m.path in _KERNEL_MAPS]
+        batch = Batch()
+        to = hole + SCRATCH_SIZE
+        for mapping in sorted(kernel_maps, key=lambda m: m.start):
+            size = mapping.end - mapping.start
+            batch.call("mremap", mapping.start, size, size, MREMAP_MOVE_FIXED, to)
+            to += size
+        end = hole + SCRATCH_SIZE + PARK_SIZE
+        batch.call("munmap", 0, hole)
+        batch.call("munmap", end, arch.TASK_SIZE - end)
+        self.do(batch)
+
+
+_KERNEL_MAPS = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]"})
+
+
+def adopt_init(pid: int, go: Callable[[], None], hole: int) -> NewTask:
+    """Take over the init of a fresh sandbox at the moment it becomes the stub.
+
+    Args:
+        pid: The init, blocked before its exec.
+        go: Called to let it execute the stub.
+        hole: Address for the scratch area, free in every address space of the image.
+    """
+    ptrace.seize(pid, OPTIONS)
+    go()
+    init = NewTask(pid, pid, 1)
+    while True:
+        stop = init.wait()
+        if stop.event == ptrace.PTRACE_EVENT_EXEC:
+            break
+        # What it does before the exec is the sandbox's business.
+        ptrace.resume(pid, stop.signal if not stop.event else 0)
+    init.settle()
+    ptrace.set_sigmask(pid, ALL_BUT_TRAP)
+    init.base = init.registers()._replace(rsp=0, rbp=0)
+    map_scratch(init, arch.STUB_SYSCALL, hole)
+    init.set_registers(init.base)
+    init.settle()
+    init.empty_address_space(hole)
+    return init

@@ -1,0 +1,363 @@
+"""Restore: an image into a fresh sandbox, whose init waits to become the first stub.
+
+The order is: records; the overlay's files, before the sandbox mounts them (`Restore.fill_overlay`);
+then, with the sandbox built around its init, process tree, files, mappings, contents, and at last
+everything that takes privileges away or starts a clock (`Restore.build`). All tasks are held by
+ptrace until `Restore.release`; should the restorer die before, the kernel kills them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self, TypeVar
+
+from formats.records.codec import Record
+from formats.records.files import DeletedFile, Inode, Tree
+from formats.records.image import Host, Image
+from formats.records.memory import AddressSpace, SharedMemory, Vma
+from formats.records.task import Process
+from formats.statefile import Chunk, ImageReader
+from runtime.engine import restore_threads
+from runtime.engine.api import Freezer, Init, Progress, RestoreReport, no_progress
+from runtime.engine.files.flags import restore_flags
+from runtime.engine.files.kind import Kind, load_kinds
+from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.host_facts import clock_shift, compare_hosts
+from runtime.engine.install_files import close_channel, install_descriptors, open_for_mapping
+from runtime.engine.new_task import NewTask, adopt_init
+from runtime.engine.remote import SCRATCH_SIZE, CallFailedError
+from runtime.engine.restore_memory import (
+    MemoryWriter,
+    common_hole,
+    finish_address_space,
+    map_address_space,
+)
+from runtime.engine.restore_threads import RestoredProcess
+from runtime.engine.restore_tree import ProcessTree, end_task
+from runtime.engine.trees import TreeRestore, write_runs
+from runtime.errors import RefusedError, RestoreError
+
+log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Stdio = tuple[int, int, int]
+
+
+class Restore:
+    """One restore under way.
+
+    Args:
+        reader: The image, at its start; a file or a stream.
+        container_id: Of the new container, for messages.
+
+    Attributes:
+        image: The image's first record: configuration and metadata.
+        report: What has been done so far.
+    """
+
+    def __init__(self, reader: ImageReader, container_id: str) -> None:
+        self._reader = reader
+        self._cid = container_id
+        self._records: list[Record] = reader.records()
+        self._chunks: Iterator[Chunk] = reader.chunks()
+        self._ahead: Chunk | None = None
+        self.report = RestoreReport()
+        self.image = self._one(Image)
+        self._host = self._one(Host)
+        self._files: RestoredFiles | None = None
+        self._processes: list[RestoredProcess] = []
+        self._channel: socket.socket | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._files is not None:
+            self._files.close()
+            self._files = None
+        if self._channel is not None:
+            self._channel.close()
+
+    # Records
+
+    def _all(self, kind: type[R]) -> list[R]:
+        return [record for record in self._records if isinstance(record, kind)]
+
+    def _one(self, kind: type[R]) -> R:
+        found = self._all(kind)
+        if len(found) != 1:
+            raise RestoreError(
+                f"the image has {len(found)} {kind.__name__.lower()} records, not one",
+                reason="image-inconsistent",
+            )
+        return found[0]
+
+    def check_host(self) -> None:
+        """Compare this host with the image's.
+
+        Raises:
+            RefusedError: Names every difference that a restored program would stumble over.
+        """
+        refusals = compare_hosts(self._host)
+        if refusals:
+            raise RefusedError(f"cannot restore {self._cid}", refusals)
+
+    def clock_offsets(self) -> tuple[int, int]:
+        """Time-namespace offsets (monotonic, boottime) in nanoseconds for the new sandbox."""
+        return clock_shift(self._host)
+
+    # Trees
+
+    def fill_overlay(self, upper: str | None) -> None:
+        """Put the files that the container had changed into a new overlay's upper directory.
+
+        Raises:
+            RestoreError: The image carries such files, and *upper* is None.
+        """
+        tree = next((tree for tree in self._all(Tree) if tree.kind == "overlay"), None)
+        if tree is None:
+            return
+        if upper is None:
+            raise RestoreError(
+                f"{self._cid}: the image carries an overlay, the new container has none",
+                reason="overlay-missing",
+            )
+        self._fill(TreeRestore(upper, self._inodes(tree)))
+
+    def _inodes(self, tree: Tree) -> list[Inode]:
+        return [inode for inode in self._all(Inode) if inode.tree_id == tree.tree_id]
+
+    def _fill(self, restore: TreeRestore) -> None:
+        try:
+            restore.make()
+            for chunk in self._chunks_of(restore.objects):
+                restore.fill(chunk)
+            restore.finish()
+        finally:
+            restore.close()
+
+    def _chunks_of(self, objects: frozenset[int]) -> Iterator[Chunk]:
+        """The next chunks of the stream, as long as they belong to *objects*."""
+        while (chunk := self._next_chunk()) is not None:
+            if chunk.object_id not in objects:
+                self._ahead = chunk
+                return
+            yield chunk
+
+    def _next_chunk(self) -> Chunk | None:
+        chunk, self._ahead = self._ahead, None
+        return chunk or next(self._chunks, None)
+
+    # Tasks
+
+    def make_channel(self) -> int:
+        """The end of the descriptor channel that the sandbox leaves in its init."""
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        return theirs.detach()
+
+    def build(self, init: Init, stdio: Stdio, progress: Progress = no_progress) -> None:
+        """Rebuild every task around the sandbox's init; afterwards all of them are stopped.
+
+        Args:
+            init: Blocked before the execution of the stub, with `make_channel`'s end.
+            stdio: What stands in for the standard streams that came from outside.
+            progress: Told about memory.
+
+        Raises:
+            RestoreError: The kernel refused a step, or the image contradicts itself. The caller
+                kills what was made.
+            ImageError: The image is damaged.
+        """
+        began = time.monotonic_ns()
+        try:
+            self._build(init, stdio, progress)
+        except CallFailedError as exc:
+            raise RestoreError(f"{self._cid}: {exc.strerror}") from exc
+        self.report.total_ns = time.monotonic_ns() - began
+        log.info(
+            "%s: restored %d tasks, %d bytes of memory, in %.1f ms",
+            self._cid,
+            self.report.tasks,
+            self.report.memory_bytes,
+            self.report.total_ns / 1e6,
+        )
+
+    def _build(self, init: Init, stdio: Stdio, progress: Progress) -> None:
+        began = time.monotonic_ns()
+        records = self._all(Process)
+        self._spaces = {space.mm_id: space for space in self._all(AddressSpace)}
+        hole = common_hole(list(self._spaces.values()))
+        stub = adopt_init(init.pid, init.go, hole)
+        tree = ProcessTree(records, stub)
+        tree.build()
+        for kind in self._all(Tree):
+            if kind.kind == "tmpfs":
+                root = f"/proc/{init.pid}/root"
+                self._fill(TreeRestore(root + kind.path, self._inodes(kind)))
+        living = [record for record in records if not record.zombie]
+        self._processes = [
+            restore_threads.make_threads(record, tree.tasks[record.pid]) for record in living
+        ]
+        files = self._open_files(stub, stdio)
+        for process in self._processes:
+            self._map(process, files)
+        self.report.tasks_ns = time.monotonic_ns() - began
+        self._load_contents(files, progress)
+        self._finish(files, tree, records, hole)
+        self.report.processes = len(records)
+        self.report.tasks = sum(len(process.tasks) for process in self._processes)
+
+    def _open_files(self, stub: NewTask, stdio: Stdio) -> RestoredFiles:
+        files = RestoredFiles(self._records, root=f"/proc/{stub.pid}/root", stdio=stdio, init=stub)
+        self._files = files
+        for process in self._processes:
+            files.tracees[process.leader.pid] = process.leader
+            files.ns_pids[process.leader.pid] = process.record.pid
+        self._kinds = {kind.record: kind for kind in load_kinds()}
+        wanted = {d.file_id for process in self._processes for d in process.record.descriptors}
+        for record in self._records:
+            kind = self._kinds.get(type(record))
+            file_id = getattr(record, "file_id", 0)
+            if kind is not None and file_id in wanted:
+                files.fds[file_id] = kind.restore(files, record)
+        return files
+
+    # Memory
+
+    def _map(self, process: RestoredProcess, files: RestoredFiles) -> None:
+        space = self._space(process)
+        assert self._channel is not None
+        numbers = open_for_mapping(process.leader, self._channel, files, space)
+
+        def number_of(vma: Vma) -> int:
+            return numbers[vma.object_id]
+
+        map_address_space(process.leader, space, number_of, numbers[space.exe_file_id])
+        for number in numbers.values():
+            process.leader.call("close", number)
+
+    def _space(self, process: RestoredProcess) -> AddressSpace:
+        try:
+            return self._spaces[process.record.mm_id]
+        except KeyError:
+            raise RestoreError(
+                f"process {process.record.pid} names an address space that the image lacks",
+                reason="image-inconsistent",
+            ) from None
+
+    def _load_contents(self, files: RestoredFiles, progress: Progress) -> None:
+        began = time.monotonic_ns()
+        writer = MemoryWriter(
+            {p.record.mm_id: (self._space(p), p.leader.pid) for p in self._processes}
+        )
+        objects = self._content_files(files)
+        done = 0
+
+        def put(chunk: Chunk, data: memoryview) -> None:
+            nonlocal done
+            if writer.owns(chunk.object_id):
+                writer.write(chunk, data)
+            elif chunk.object_id in objects:
+                write_runs(objects[chunk.object_id], chunk, data)
+            else:
+                raise RestoreError(
+                    f"the image holds content of object {chunk.object_id}, which it never names",
+                    reason="image-inconsistent",
+                )
+            done += len(data)
+            progress("memory", done, 0)
+
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            put(ahead, memoryview(ahead.unpack()))
+        self._reader.for_each_chunk(put)
+        self._reader.finish()
+        self.report.memory_bytes = done
+        self.report.memory_ns = time.monotonic_ns() - began
+
+    def _content_files(self, files: RestoredFiles) -> dict[int, int]:
+        shared = {s.object_id: files.shared_memory(s.object_id) for s in self._all(SharedMemory)}
+        deleted = {d.object_id: files.deleted_file(d.object_id) for d in self._all(DeletedFile)}
+        return shared | deleted
+
+    # The end
+
+    def _finish(
+        self, files: RestoredFiles, tree: ProcessTree, records: list[Process], hole: int
+    ) -> None:
+        assert self._channel is not None
+        for process in self._processes:
+            finish_address_space(process.leader, self._space(process), hole)
+            restore_threads.restore_process_state(process)
+            for task, thread in zip(process.tasks, process.record.threads, strict=True):
+                restore_threads.restore_thread_state(task, thread)
+        for process in self._processes:
+            install_descriptors(process, self._channel, files)
+        self._second_step(files)
+        for process in self._processes:
+            if process.leader.pid in files.tables:
+                close_channel(process.leader)
+            for task, thread in zip(process.tasks, process.record.threads, strict=True):
+                restore_threads.restore_privileges(task, thread)
+            restore_threads.restore_dumpable(process)
+            restore_threads.restore_limits(process)
+        for record in records:
+            if record.zombie:
+                end_task(tree.tasks[record.pid], record.exit_status)
+        for process in self._processes:
+            self._settle_signals(process)
+        for process in self._processes:
+            self._hand_over(process, hole)
+
+    def _second_step(self, files: RestoredFiles) -> None:
+        for record in self._records:
+            kind: Kind | None = self._kinds.get(type(record))
+            if kind is not None and getattr(record, "file_id", 0) in files.fds:
+                if kind.own_flags:
+                    restore_flags(files, record)
+                kind.finish(files, record)
+
+    @staticmethod
+    def _settle_signals(process: RestoredProcess) -> None:
+        for task in process.tasks:
+            restore_threads.flush_signals(task)
+        restore_threads.queue_signals(process)
+
+    @staticmethod
+    def _hand_over(process: RestoredProcess, hole: int) -> None:
+        """From here on no batch can run in the process."""
+        restore_threads.restore_timers(process)
+        leader = process.leader
+        # The instruction vanishes under the call, which stops before the next one is fetched.
+        leader.call_at(leader.syscall_instruction, "munmap", hole, SCRATCH_SIZE)
+        leader.settle()
+        for task, thread in zip(process.tasks, process.record.threads, strict=True):
+            restore_threads.restore_registers(task, thread)
+
+    def release(self, cgroups: Freezer) -> None:
+        """Freeze the container by its cgroup and let go of its tasks; it is *created* now."""
+        with contextlib.suppress(TimeoutError):
+            # They count as frozen only when we have let go.
+            cgroups.freeze(timeout_s=0)
+        for process in self._processes:
+            self._stop_again(process)
+        for process in self._processes:
+            for task in process.tasks:
+                restore_threads.detach(task)
+        self._processes = []
+
+    @staticmethod
+    def _stop_again(process: RestoredProcess) -> None:
+        if process.record.stopped:
+            os.kill(process.leader.pid, process.record.stopped)

@@ -1,0 +1,192 @@
+"""Address spaces in: mappings at their old places, then their contents.
+
+Anonymous memory is never a private mapping of the image: MADV_DONTNEED would bring the saved bytes
+back where a program relies on zeros. Pages are copied into fresh mappings instead.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+
+from formats.records.memory import AddressSpace, Backing, Vma
+from formats.statefile import Chunk
+from runtime.engine.dump_tasks import find_hole
+from runtime.engine.mappings import (
+    MAP_ANONYMOUS,
+    MAP_FIXED_NOREPLACE,
+    MAP_LOCKED,
+    MAP_NORESERVE,
+    MAP_PRIVATE,
+    MAP_SHARED,
+)
+from runtime.engine.new_task import MREMAP_MOVE_FIXED, PARK_SIZE, NewTask
+from runtime.engine.remote import SCRATCH_SIZE, Batch
+from runtime.errors import RestoreError
+from runtime.kernel import process_vm
+from runtime.kernel.prctl import PR_SET_MM, PR_SET_MM_MAP, PR_SET_VMA, PR_SET_VMA_ANON_NAME
+
+PROT_READ, PROT_WRITE = 1, 2
+_NO_FD = 2**64 - 1
+# struct prctl_mm_map, include/uapi/linux/prctl.h
+_MM_MAP = struct.Struct("<11QQII")
+MLOCK_ONFAULT = 1
+
+
+def common_hole(spaces: list[AddressSpace]) -> int:
+    """A place for the scratch area and the parked vDSO that is free in every address space."""
+    taken = [(vma.start, vma.end) for space in spaces for vma in space.vmas]
+    try:
+        return find_hole(taken, SCRATCH_SIZE + PARK_SIZE)
+    except LookupError as exc:
+        raise RestoreError(f"{exc} in the image's processes", reason="address-space") from exc
+
+
+def map_address_space(
+    task: NewTask, space: AddressSpace, number_of: Callable[[Vma], int], exe_fd: int
+) -> None:
+    """Map everything, writable where contents are to come, and declare the layout.
+
+    Args:
+        task: The process's leader, with nothing mapped but scratch and vDSO.
+        space: What to map.
+        number_of: The task's descriptor for the object behind a mapping.
+        exe_fd: The task's descriptor for the program.
+    """
+    batch = Batch()
+    for vma in space.vmas:
+        if vma.backing is Backing.VDSO:
+            continue
+        flags = (vma.flags & ~MAP_LOCKED) | MAP_FIXED_NOREPLACE
+        if not vma.accounted and vma.flags & MAP_PRIVATE:
+            # A reserve without memory behind it must not count as if it were all used.
+            flags |= MAP_NORESERVE
+        fd = _NO_FD if vma.backing is Backing.ANONYMOUS else number_of(vma)
+        if vma.backing is not Backing.ANONYMOUS:
+            flags &= ~MAP_ANONYMOUS
+        size = vma.end - vma.start
+        batch.call("mmap", vma.start, size, _first_protection(vma), flags, fd, vma.offset)
+        for advice in vma.advice:
+            batch.call("madvise", vma.start, size, advice)
+        if vma.name and vma.flags & MAP_ANONYMOUS:
+            batch.call(
+                "prctl",
+                PR_SET_VMA,
+                PR_SET_VMA_ANON_NAME,
+                vma.start,
+                size,
+                os.fsencode(vma.name) + b"\0",
+                may_fail=True,  # CONFIG_ANON_VMA_NAME; a name is only for people
+            )
+        if batch.full:
+            task.do(batch)
+            batch = Batch()
+    if len(batch):
+        task.do(batch)
+    _declare(task, space, exe_fd)
+
+
+def _first_protection(vma: Vma) -> int:
+    if vma.flags & MAP_PRIVATE and vma.accounted:
+        return vma.protection | PROT_WRITE
+    return vma.protection
+
+
+def _declare(task: NewTask, space: AddressSpace, exe_fd: int) -> None:
+    layout = space.layout
+    batch = Batch()
+    auxv = batch.data(space.auxv)
+    mm_map = _MM_MAP.pack(
+        layout.start_code,
+        layout.end_code,
+        layout.start_data,
+        layout.end_data,
+        layout.start_brk,
+        layout.brk,
+        layout.start_stack,
+        layout.arg_start,
+        layout.arg_end,
+        layout.env_start,
+        layout.env_end,
+        task.address(auxv),
+        len(space.auxv),
+        exe_fd,
+    )
+    batch.call("prctl", PR_SET_MM, PR_SET_MM_MAP, mm_map, len(mm_map), 0)
+    task.do(batch)
+
+
+def finish_address_space(task: NewTask, space: AddressSpace, hole: int) -> None:
+    """Give mappings their final protection, lock what was locked, and place the vDSO."""
+    batch = Batch()
+    for vma in space.vmas:
+        size = vma.end - vma.start
+        if vma.backing is Backing.VDSO:
+            continue
+        if _first_protection(vma) != vma.protection:
+            batch.call("mprotect", vma.start, size, vma.protection)
+        if vma.flags & MAP_LOCKED:
+            batch.call("mlock2", vma.start, size, MLOCK_ONFAULT)
+        if batch.full:
+            task.do(batch)
+            batch = Batch()
+    _place_vdso(batch, space, hole)
+    if len(batch):
+        task.do(batch)
+
+
+def _place_vdso(batch: Batch, space: AddressSpace, hole: int) -> None:
+    at = hole + SCRATCH_SIZE
+    wanted = [vma for vma in space.vmas if vma.backing is Backing.VDSO]
+    if not wanted:
+        batch.call("munmap", at, PARK_SIZE)
+    for vma in wanted:
+        size = vma.end - vma.start
+        batch.call("mremap", at, size, size, MREMAP_MOVE_FIXED, vma.start)
+        at += size
+
+
+class MemoryWriter:
+    """Puts chunks of private pages into the address spaces they belong to.
+
+    Args:
+        spaces: Address space and a process (in our pid namespace) that has it, by object id.
+    """
+
+    def __init__(self, spaces: dict[int, tuple[AddressSpace, int]]) -> None:
+        self._pids = {mm_id: pid for mm_id, (_, pid) in spaces.items()}
+        self._unwritable = {
+            mm_id: [
+                (vma.start, vma.end)
+                for vma in space.vmas
+                if not _first_protection(vma) & PROT_WRITE and not vma.flags & MAP_SHARED
+            ]
+            for mm_id, (space, _) in spaces.items()
+        }
+
+    def owns(self, object_id: int) -> bool:
+        """Whether an object is one of the address spaces."""
+        return object_id in self._pids
+
+    def write(self, chunk: Chunk, data: memoryview) -> None:
+        """Write one chunk; called from several threads at once."""
+        pid = self._pids[chunk.object_id]
+        low, high = chunk.runs[0][0], chunk.runs[-1][0] + chunk.runs[-1][1]
+        if any(low < end and start < high for start, end in self._unwritable[chunk.object_id]):
+            self._write_forced(pid, chunk, data)
+        else:
+            process_vm.write_runs(pid, chunk.runs, data)
+
+    @staticmethod
+    def _write_forced(pid: int, chunk: Chunk, data: memoryview) -> None:
+        """Through /proc/PID/mem, which may write what the task may not."""
+        fd = os.open(f"/proc/{pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            for start, length in chunk.runs:
+                end = done + length
+                while done < end:
+                    done += os.pwrite(fd, data[done:end], start + length - (end - done))
+        finally:
+            os.close(fd)

@@ -1,0 +1,276 @@
+"""Threads and processes: from stubs to what was saved, except for memory and files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from dataclasses import dataclass
+
+from formats.records.task import Credentials, PosixTimer, Process, Thread
+from runtime.engine import signals
+from runtime.engine.arch import current as arch
+from runtime.engine.new_task import THREAD_FLAGS, NewTask
+from runtime.engine.remote import Batch
+from runtime.kernel import ptrace, sched_attr
+from runtime.kernel.capabilities import last_capability
+from runtime.kernel.prctl import (
+    PR_CAP_AMBIENT,
+    PR_CAP_AMBIENT_CLEAR_ALL,
+    PR_CAP_AMBIENT_RAISE,
+    PR_CAPBSET_DROP,
+    PR_SET_DUMPABLE,
+    PR_SET_NAME,
+    PR_SET_NO_NEW_PRIVS,
+    PR_SET_PDEATHSIG,
+    PR_SET_SECUREBITS,
+    PR_SET_THP_DISABLE,
+    PR_SET_TIMERSLACK,
+    PR_TIMER_CREATE_RESTORE_IDS,
+)
+
+SECBIT_NO_SETUID_FIXUP = 1 << 2  # include/uapi/linux/securebits.h
+_CAP_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
+_SIGEVENT = struct.Struct("<Qiii44x")  # value, signal, notify, thread id; 64 bytes
+SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER = 0, 1
+_SOCK_FPROG = struct.Struct("<HxxxxxxQ")
+
+
+@dataclass(slots=True)
+class RestoredProcess:
+    """A process being put back, with its tasks in the order of the record's threads."""
+
+    record: Process
+    tasks: list[NewTask]
+
+    @property
+    def leader(self) -> NewTask:
+        """The task that acts for the process."""
+        return self.tasks[0]
+
+
+def make_threads(record: Process, leader: NewTask) -> RestoredProcess:
+    """Make the threads of a process under their old ids."""
+    tasks = [leader]
+    tasks += [leader.clone(THREAD_FLAGS, 0, thread.tid) for thread in record.threads[1:]]
+    return RestoredProcess(record, tasks)
+
+
+# Processes
+
+
+def restore_process_state(process: RestoredProcess) -> None:
+    """What threads share: directories, handlers, limits; before any thread drops privileges."""
+    record = process.record
+    batch = Batch()
+    batch.call("chdir", os.fsencode(record.cwd) + b"\0")
+    if record.root != "/":
+        batch.call("chroot", os.fsencode(record.root) + b"\0")
+    batch.call("umask", record.umask)
+    batch.call("personality", record.personality)
+    if record.thp_disabled:
+        batch.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)
+    for action in record.actions:
+        packed = signals.SIGACTION.pack(action.handler, action.flags, action.restorer, action.mask)
+        batch.call("rt_sigaction", action.signal, packed, 0, 8)
+    process.leader.do(batch)
+    _restore_oom_score(process)
+
+
+def _restore_oom_score(process: RestoredProcess) -> None:
+    path = f"/proc/{process.leader.pid}/oom_score_adj"
+    with open(path) as file:
+        if int(file.read()) == process.record.oom_score_adj:
+            return
+    with open(path, "w") as file:
+        file.write(str(process.record.oom_score_adj))
+
+
+def restore_limits(process: RestoredProcess) -> None:
+    """Resource limits; late, for a lowered limit would stand in the way of what comes before."""
+    batch = Batch()
+    for limit in process.record.limits:
+        packed = struct.pack("<QQ", limit.soft, limit.hard)
+        batch.call("prlimit64", 0, limit.resource, packed, 0)
+    if len(batch):
+        process.leader.do(batch)
+
+
+def restore_timers(process: RestoredProcess) -> None:
+    """Interval and POSIX timers; last of all, so that a restore's own time does not count."""
+    record = process.record
+    batch = Batch()
+    for timer in record.interval_timers:
+        packed = signals.ITIMERVAL.pack(
+            *divmod(timer.interval_us, signals.US), *divmod(timer.value_us, signals.US)
+        )
+        batch.call("setitimer", timer.which, packed, 0)
+    if len(batch):
+        process.leader.do(batch)
+    if record.posix_timers:
+        _create_timers(process.leader, record.posix_timers)
+        batch = Batch()
+        for posix in record.posix_timers:
+            if posix.value_ns:
+                packed = signals.ITIMERSPEC.pack(
+                    *divmod(posix.interval_ns, signals.NS), *divmod(posix.value_ns, signals.NS)
+                )
+                batch.call("timer_settime", posix.timer_id, 0, packed, 0)
+        if len(batch):
+            process.leader.do(batch)
+
+
+def _create_timers(leader: NewTask, timers: tuple[PosixTimer, ...]) -> None:
+    """Create timers under their old numbers."""
+    batch = Batch()
+    # Linux 6.15 lets the caller choose. Before it numbers count up, so we count along.
+    chosen = batch.call("prctl", PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0, may_fail=True)
+    can_choose = leader.do(batch)[chosen] == 0
+    following = 0
+    for timer in sorted(timers, key=lambda timer: timer.timer_id):
+        event = _SIGEVENT.pack(timer.value, timer.signal, timer.notify, timer.tid)
+        if not can_choose:
+            while following < timer.timer_id:
+                batch = Batch()
+                room = batch.data(bytes(4))
+                batch.call("timer_create", timer.clock, event, room)
+                batch.call("timer_delete", following)
+                leader.do(batch)
+                following += 1
+        batch = Batch()
+        room = batch.data(struct.pack("<i", timer.timer_id))
+        batch.call("timer_create", timer.clock, event, room)
+        leader.do(batch)
+        following = timer.timer_id + 1
+    if can_choose:
+        leader.call("prctl", PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0)
+
+
+# Threads
+
+
+def restore_thread_state(task: NewTask, record: Thread) -> None:
+    """What a thread tells the kernel about itself; it still has all privileges afterwards."""
+    batch = Batch()
+    batch.call("prctl", PR_SET_NAME, record.comm + b"\0")
+    batch.call("set_tid_address", record.clear_child_tid)
+    if record.robust_list[0]:
+        batch.call("set_robust_list", *record.robust_list)
+    if record.rseq is not None:
+        rseq = record.rseq
+        batch.call("rseq", rseq.address, rseq.size, 0, rseq.signature)
+    batch.call("prctl", PR_SET_TIMERSLACK, record.timer_slack_ns)
+    stack = record.altstack
+    flags = stack.flags & ~signals.SS_ONSTACK
+    batch.call("sigaltstack", signals.STACK.pack(stack.address, flags, 0, stack.size), 0)
+    task.do(batch)
+    _restore_scheduling(task.tid, record)
+
+
+def _restore_scheduling(tid: int, record: Thread) -> None:
+    wanted = record.scheduling
+    # CPUs that this host does not have cannot be asked for.
+    here = set(wanted.affinity) & os.sched_getaffinity(0)
+    if here and here != os.sched_getaffinity(tid):
+        os.sched_setaffinity(tid, here)
+    attr = sched_attr.get(tid)
+    now = (attr.sched_policy, attr.sched_nice, attr.sched_priority, attr.sched_flags)
+    if now != (wanted.policy, wanted.nice, wanted.priority, wanted.flags):
+        attr.sched_policy, attr.sched_flags = wanted.policy, wanted.flags
+        attr.sched_nice, attr.sched_priority = wanted.nice, wanted.priority
+        attr.sched_runtime = wanted.runtime_ns
+        attr.sched_deadline, attr.sched_period = wanted.deadline_ns, wanted.period_ns
+        sched_attr.set_attr(tid, attr)
+    if sched_attr.io_priority(tid) != wanted.io_priority:
+        sched_attr.set_io_priority(tid, wanted.io_priority)
+
+
+def restore_privileges(task: NewTask, record: Thread) -> None:
+    """Filters and credentials; afterwards the thread can do no more than it could before."""
+    batch = Batch()
+    # Filters first, while we may; ptrace suspends them for what follows.
+    for program in record.seccomp_filters:
+        instructions = batch.data(program)
+        prog = _SOCK_FPROG.pack(len(program) // 8, task.address(instructions))
+        batch.call("seccomp", SECCOMP_SET_MODE_FILTER, 0, prog)
+    if record.seccomp_strict:
+        batch.call("seccomp", SECCOMP_SET_MODE_STRICT, 0, 0)
+    _add_credentials(batch, record.credentials)
+    if record.parent_death_signal:
+        # A change of credentials clears it.
+        batch.call("prctl", PR_SET_PDEATHSIG, record.parent_death_signal)
+    task.do(batch)
+
+
+def _add_credentials(batch: Batch, wanted: Credentials) -> None:
+    caps = wanted.capabilities
+    batch.call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
+    groups = struct.pack(f"<{len(wanted.groups)}I", *wanted.groups)
+    batch.call("setgroups", len(wanted.groups), groups or b"\0")
+    batch.call("setresgid", *wanted.gids[:3])
+    batch.call("setfsgid", wanted.gids[3])
+    batch.call("setresuid", *wanted.uids[:3])
+    batch.call("setfsuid", wanted.uids[3])
+    for capability in range(last_capability() + 1):
+        if not caps.bounding >> capability & 1:
+            batch.call("prctl", PR_CAPBSET_DROP, capability)
+    batch.call("prctl", PR_SET_SECUREBITS, wanted.securebits)
+    batch.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0)
+    sets = (caps.effective, caps.permitted, caps.inheritable)
+    low = struct.pack("<3I", *(bits & 0xFFFFFFFF for bits in sets))
+    high = struct.pack("<3I", *(bits >> 32 for bits in sets))
+    batch.call("capset", _CAP_HEADER, low + high)
+    for capability in range(64):
+        if caps.ambient >> capability & 1:
+            batch.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
+    if wanted.no_new_privs:
+        batch.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def restore_dumpable(process: RestoredProcess) -> None:
+    """PR_SET_DUMPABLE, which a change of credentials resets; 2 cannot be set and means 0 here."""
+    process.leader.call("prctl", PR_SET_DUMPABLE, int(process.record.dumpable == 1))
+
+
+def flush_signals(task: NewTask) -> None:
+    """Take every signal that the restore itself has caused, such as a zombie's SIGCHLD."""
+    everything = struct.pack("<Q", 2**64 - 1)
+    while True:
+        batch = Batch()
+        taken = batch.call("rt_sigtimedwait", everything, 0, bytes(16), 8, may_fail=True)
+        if task.do(batch)[taken] <= 0:
+            return
+
+
+def queue_signals(process: RestoredProcess) -> None:
+    """Queue what was pending; the tasks send it to themselves, which leaves it unchanged."""
+    batch = Batch()
+    record = process.record
+    for info in record.pending:
+        batch.call("rt_sigqueueinfo", record.pid, _signal_of(info), info)
+    if len(batch):
+        process.leader.do(batch)
+    for task, thread in zip(process.tasks, record.threads, strict=True):
+        batch = Batch()
+        for info in thread.pending:
+            batch.call("rt_tgsigqueueinfo", record.pid, thread.tid, _signal_of(info), info)
+        if len(batch):
+            task.do(batch)
+
+
+def _signal_of(info: bytes) -> int:
+    return int.from_bytes(info[:4], "little")
+
+
+def restore_registers(task: NewTask, record: Thread) -> None:
+    """The last step: the thread is now where it was."""
+    ptrace.set_regset(task.tid, arch.NT_X86_XSTATE, record.xstate)
+    registers = arch.Registers.unpack(record.registers).without_restart_block()
+    task.set_registers(registers)
+    ptrace.set_sigmask(task.tid, record.sigmask)
+
+
+def detach(task: NewTask) -> None:
+    """Let a task go; it runs, or freezes if its cgroup is frozen."""
+    with contextlib.suppress(ProcessLookupError):
+        ptrace.detach(task.tid)
