@@ -37,7 +37,8 @@ PIDFD_INFO_EXIT = 1 << 3
 _PIDFD_INFO_SIZES = (64, 72, 80)
 _PIDFD_GET_INFO = 0xC000FF0B
 
-_prctl = libc.prctl
+# Our own handle: what arguments prctl takes depends on the first one.
+_prctl = ctypes.CDLL(None, use_errno=True).prctl
 
 
 def _getregset(pid: int, kind: int, capacity: int) -> int:
@@ -220,7 +221,8 @@ def _clone3_set_tid() -> str:
 )
 def _prctl_mm_map() -> str:
     size = ctypes.c_uint(0)
-    if _prctl(PR_SET_MM, PR_SET_MM_MAP_SIZE, ctypes.byref(size), 0, 0) != 0:
+    arguments = (PR_SET_MM, PR_SET_MM_MAP_SIZE, ctypes.addressof(size), 0, 0)
+    if _prctl(*(ctypes.c_ulong(argument) for argument in arguments)) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return f"{size.value} bytes"
 
