@@ -16,11 +16,10 @@ from pathlib import Path
 from formats.errors import WherryError
 from migrate.errors import RemoteError, TransportError
 from migrate.hello import exchange
-from migrate.messages import Failed, OfferContainer, OfferFile, Query
+from migrate.messages import Failed, Hello, OfferContainer, OfferFile, Query
 from migrate.protocol import Peer
 from migrate.receive_file import receive_file
 from migrate.transport import DescriptorChannel
-from runtime.errors import RefusedError
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +58,7 @@ def serve(channel: DescriptorChannel, root: Path) -> None:
     """
     peer = Peer(channel, timeout_s=SILENCE_TIMEOUT_S)
     try:
-        exchange(peer)
-        _answer(peer, root)
+        _answer(peer, root, exchange(peer))
     except TransportError:
         raise
     except RemoteError:
@@ -76,12 +74,18 @@ def serve(channel: DescriptorChannel, root: Path) -> None:
         raise
 
 
-def _answer(peer: Peer, root: Path) -> None:
+def _answer(peer: Peer, root: Path, source: Hello) -> None:
     message = peer.receive_any(OfferFile, OfferContainer, Query)
     if isinstance(message, OfferFile):
         receive_file(peer, message)
         return
-    raise RefusedError("receive", [])
+    # The runtime is not needed for files, and takes its time to load.
+    from migrate.receive_container import answer_query, receive_container
+
+    if isinstance(message, OfferContainer):
+        receive_container(peer, message, root, source)
+    elif isinstance(message, Query):
+        answer_query(peer, message, root)
 
 
 def _tell(peer: Peer, reason: str, sentence: str) -> None:

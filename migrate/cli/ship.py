@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from migrate.cli.options import print_json
 from migrate.cli.human import human_bytes, human_rate
+from migrate.cli.options import print_json
 from migrate.cli.progress import progress_display
 from migrate.cli.ssh_options import ask_person, ssh_options
 from migrate.destination import Destination

@@ -1,0 +1,158 @@
+"""``wherry migrate``: move a running container to another host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import click
+
+from migrate.cli.human import human_bytes, human_time
+from migrate.cli.options import Settings, pass_settings, print_json
+from migrate.cli.progress import progress_display
+from migrate.cli.ssh_options import ask_person, ssh_options
+from migrate.destination import Destination
+from migrate.errors import MigrateError
+from migrate.handover import Intent, intent_of, settle
+from migrate.messages import Answer, Phase, Wish
+from migrate.rate_limit import parse_rate
+from migrate.remote import Route
+
+if TYPE_CHECKING:
+    from migrate.stopcopy import MigrateReport
+    from runtime.container import Container
+
+_MEANING = {
+    Phase.UNKNOWN: "has nothing of it",
+    Phase.RECEIVING: "is still receiving it",
+    Phase.PREPARED: "holds it frozen, not yet its own",
+    Phase.COMMITTED: "owns it and has still to start it",
+    Phase.RUNNING: "runs it",
+    Phase.ABORTED: "gave it back",
+}
+
+
+@click.command()
+@click.argument("cid", metavar="ID")
+@click.argument("destination", metavar="[USER@]HOST", required=False)
+@click.option("--rename", metavar="NEW-ID", help="Give it another id over there.")
+@click.option("--bwlimit", metavar="RATE", help="At most so many bytes per second: 500k, 20M.")
+@click.option("--status", is_flag=True, help="Tell how an interrupted migration stands.")
+@click.option("--resume", is_flag=True, help="Finish an interrupted migration.")
+@click.option("--abort", is_flag=True, help="Take an interrupted migration back if it can be.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
+@ssh_options
+@pass_settings
+def command(
+    settings: Settings,
+    /,
+    cid: str,
+    destination: str | None,
+    rename: str | None,
+    bwlimit: str | None,
+    status: bool,
+    resume: bool,
+    abort: bool,
+    as_json: bool,
+    route_to: Callable[[Destination], Route],
+) -> None:
+    """Move the running container ID to another host that has wherry, and go on there.
+
+    The container is frozen, streamed to a fresh sandbox over there and started there; only when it
+    runs there is it destroyed here. Any failure before that lets it go on here.
+
+    When the connection breaks in the moment of the handover, the container stays frozen until the
+    other host has been asked; --resume does that.
+    """
+    container = settings.load(cid)
+    if status + resume + abort > 1:
+        raise click.UsageError("--status, --resume and --abort exclude each other")
+    if status or resume or abort:
+        wish = Wish.ASK if status else Wish.FINISH if resume else Wish.ABORT
+        _settle(container, wish, as_json)
+        return
+    if destination is None:
+        raise click.UsageError("Missing argument '[USER@]HOST'.")
+    target = Destination.parse(destination)
+    if target.path is not None:
+        raise MigrateError(
+            f"destination {destination!r}: a container goes to a host, not to a path; write"
+            f" {target}",
+            reason="bad-destination",
+        )
+    _migrate(container, route_to(target), rename, bwlimit, as_json)
+
+
+def _migrate(
+    container: Container, route: Route, rename: str | None, bwlimit: str | None, as_json: bool
+) -> None:
+    from migrate.stopcopy import migrate
+
+    limit = None if bwlimit is None else parse_rate(bwlimit)
+    with progress_display("migrate", quiet=as_json) as progress:
+        report = migrate(
+            container,
+            route,
+            rename=rename,
+            bytes_per_s=limit,
+            progress=progress,
+            ask=ask_person,
+        )
+    for warning in report.warnings:
+        click.echo(f"wherry: warning: {warning}", err=True)
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(_summary(container.id, report))
+
+
+def _summary(cid: str, report: MigrateReport) -> str:
+    name = cid if cid == report.container_id else f"{cid} (now {report.container_id})"
+    parts = (
+        ("freeze", report.freeze_ns),
+        ("dump and transfer", report.transfer_ns),
+        ("restore", report.restore_ns),
+        ("thaw", report.thaw_ns),
+    )
+    split = ", ".join(f"{label} {human_time(value)}" for label, value in parts)
+    return (
+        f"{name} runs on {report.destination}\n"
+        f"  {report.processes} processes, {report.tasks} threads,"
+        f" {human_bytes(report.memory_bytes)} of memory as {human_bytes(report.sent_bytes)}\n"
+        f"  downtime {human_time(report.downtime_ns)}: {split}"
+    )
+
+
+def _settle(container: Container, wish: Wish, as_json: bool) -> None:
+    intent = intent_of(container.metadata)
+    if intent is None:
+        if as_json:
+            print_json({"id": container.id, "pending": False})
+        else:
+            click.echo(f"{container.id}: no migration is pending")
+        return
+    answer = settle(container, intent, wish, ask=ask_person)
+    if as_json:
+        print_json(
+            {
+                "id": container.id,
+                "pending": wish is Wish.ASK,
+                "destination": str(intent.route.destination),
+                "remote_id": intent.remote_id,
+                "phase": str(answer.phase),
+                "sentence": answer.sentence,
+            }
+        )
+    else:
+        click.echo(_settled(container, intent, wish, answer))
+
+
+def _settled(container: Container, intent: Intent, wish: Wish, answer: Answer) -> str:
+    there = f"{intent.route.destination} {_MEANING[answer.phase]}"
+    if answer.sentence:
+        there += f" ({answer.sentence})"
+    if wish is Wish.ASK:
+        return f"{container.id}: frozen here since the handover; {there}"
+    if answer.phase in (Phase.RUNNING, Phase.COMMITTED):
+        return f"{container.id}: {there}; removed here"
+    return f"{container.id}: {there}; goes on here"

@@ -1,0 +1,249 @@
+"""The process that dumps a container for a migration and keeps it frozen until told otherwise.
+
+It is forked before the connection is made, leaves the terminal's session, and writes the image
+into a pipe; the command carries the bytes on to the other host. So dumping and encrypting run side
+by side, and neither a Ctrl-C nor the death of the command can hurt the workload: when the command
+is gone, the worker looks into the container's record. If that says that the container was given
+away (handover.py), it stays frozen; else it is thawed. Should the worker itself be killed, the
+monitor does the same (its lease, monitor.py).
+
+Conversation over a socket pair, as JSON lines: the command says ``dump``, later ``end``; the worker
+says ``frozen``, ``progress``, and ``dumped`` or ``error``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import gc
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from formats.statefile import ImageWriter
+from migrate.handover import KEY
+from runtime.checkpoint_container import dumping, freeze_lease
+from runtime.container import Container
+from runtime.engine.api import Progress
+from runtime.error_report import error_from_json, error_to_json
+from runtime.errors import ContainerError
+from runtime.interrupt import Interrupted, raise_on_signals
+from runtime.kernel import prctl
+from runtime.line_socket import LineSocket
+from runtime.metadata import read_metadata
+
+FREEZE_TIMEOUT_S = 10.0
+F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
+PIPE_SIZE = 1 << 20
+_PROGRESS_INTERVAL_S = 0.1
+
+
+class DumpWorker:
+    """The worker as the command sees it; a context manager that never leaves it behind.
+
+    Leaving the context tells it to end: the container is thawed unless its record says that it was
+    given away.
+    """
+
+    def __init__(self, container: Container) -> None:
+        """Fork it; call this before any thread exists."""
+        ours, theirs = (LineSocket(end) for end in socket.socketpair())
+        self._data, data_in = os.pipe2(os.O_CLOEXEC)
+        fcntl.fcntl(data_in, F_SETPIPE_SZ, PIPE_SIZE)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        gc.freeze()
+        command = os.getpid()
+        self._pid = os.fork()
+        if self._pid == 0:
+            try:
+                ours.close()
+                os.close(self._data)
+                _live(container, theirs, data_in, command)
+            finally:
+                os._exit(1)
+        gc.unfreeze()
+        theirs.close()
+        os.close(data_in)
+        self._line = ours
+
+    def __enter__(self) -> DumpWorker:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _exc: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Let it finish: thaw, or keep frozen what was given away. Idempotent."""
+        if self._pid == 0:
+            return
+        # Its writes fail from now on, and the end of the conversation tells it to unwind.
+        if self._data >= 0:
+            os.close(self._data)
+            self._data = -1
+        self._line.close()
+        while True:
+            try:
+                os.waitpid(self._pid, 0)
+                break
+            except Interrupted:
+                continue  # it is on its way; without it the workload might stay frozen
+        self._pid = 0
+
+    def dump(self, send: Callable[[bytes], object], progress: Progress) -> dict[str, Any]:
+        """Freeze and dump; returns when the image's last byte has been passed to *send*.
+
+        The container stays frozen.
+
+        Args:
+            send: Gets the image piece by piece.
+            progress: As the engine reports it.
+
+        Returns:
+            What `runtime.engine.api.DumpReport` holds, and ``began_ns``: CLOCK_MONOTONIC when the
+            freeze began.
+
+        Raises:
+            RefusedError, CheckpointError: The container cannot be dumped, and goes on.
+            MigrateError: What *send* raises.
+        """
+        self._line.send({"op": "dump"})
+        report: dict[str, Any] | None = None
+        data_ended = False
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._data, selectors.EVENT_READ)
+            selector.register(self._line, selectors.EVENT_READ)
+            while report is None or not data_ended:
+                for key, _events in selector.select():
+                    if key.fd == self._data:
+                        data = os.read(self._data, PIPE_SIZE)
+                        if data:
+                            send(data)
+                        else:
+                            data_ended = True
+                            selector.unregister(self._data)
+                    else:
+                        report = self._listen(progress) or report
+        return report
+
+    def _listen(self, progress: Progress) -> dict[str, Any] | None:
+        """Take in what the worker says; its report when that is among it."""
+        report = None
+        going_on = self._line.fill()
+        while (message := self._line.next_message()) is not None:
+            if "error" in message:
+                raise error_from_json(message["error"])
+            if "progress" in message:
+                progress(*message["progress"])
+            elif "dumped" in message:
+                report = message["dumped"]
+        if not going_on and report is None:
+            raise ContainerError("the dumping process was killed", reason="worker-killed")
+        return report
+
+
+# In the worker
+
+
+def _live(container: Container, line: LineSocket, data: int, command: int) -> None:
+    """The worker's whole life."""
+    os.setsid()
+    raise_on_signals(signal.SIGTERM, signal.SIGHUP)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    prctl.set_parent_death_signal(signal.SIGTERM)
+    status = 1
+    try:
+        if os.getppid() != command:
+            raise Interrupted(signal.SIGTERM)  # the command died before we asked to be told
+        if line.receive() is not None:
+            _dump_and_hold(container, line, data)
+        status = 0
+    except Interrupted as exc:
+        status = 128 + exc.signum
+    except BaseException as exc:
+        try:
+            line.send({"error": error_to_json(exc)})
+        except OSError:
+            pass  # nobody listens any more
+    finally:
+        os._exit(status)
+
+
+def _dump_and_hold(container: Container, line: LineSocket, data: int) -> None:
+    container.reload()
+    with freeze_lease(container.directory):
+        began_ns = time.monotonic_ns()
+        try:
+            _freeze(container)
+            freeze_ns = time.monotonic_ns() - began_ns
+            report = _dump(container, line, data)
+            report["freeze_ns"] += freeze_ns
+            line.send({"dumped": {**report, "began_ns": began_ns}})
+            line.receive()  # until the command says so, or is gone
+        finally:
+            if not _given_away(container.directory):
+                container.cgroups.thaw()
+
+
+def _freeze(container: Container) -> None:
+    """Freeze the cgroup, patiently: a task in vfork cannot freeze until its child has gone on.
+
+    The engine finds the container frozen, as if it had been paused, and so leaves it frozen.
+    """
+    deadline = time.monotonic() + FREEZE_TIMEOUT_S
+    while True:
+        try:
+            container.cgroups.freeze(timeout_s=1.0)
+            return
+        except ContainerError:
+            container.cgroups.thaw()
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _dump(container: Container, line: LineSocket, data: int) -> dict[str, Any]:
+    with (
+        os.fdopen(data, "wb", buffering=0) as sink,
+        ImageWriter(sink) as writer,
+        dumping(container, writer, _reporter(line)) as report,
+    ):
+        pass  # the image is complete, and the container is still frozen when the block is left
+    return dataclasses.asdict(report)
+
+
+def _given_away(directory: Path) -> bool:
+    """Whether the record says that the container was given away; then it must stay frozen."""
+    try:
+        return KEY in read_metadata(directory).extra
+    except ContainerError:
+        return True  # destroyed, or its record: there is nothing to thaw
+
+
+def _reporter(line: LineSocket) -> Progress:
+    last: tuple[str, float] = ("", 0.0)
+
+    def report(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if stage == last[0] and done != total and now - last[1] < _PROGRESS_INTERVAL_S:
+            return
+        last = (stage, now)
+        try:
+            line.send({"progress": [stage, done, total]})
+        except OSError:
+            pass  # the command is gone; our next write of data fails
+
+    return report

@@ -1,0 +1,305 @@
+"""Stop-and-copy migration: freeze, stream, rebuild over there, hand over.
+
+The image never lies on a disk: it goes from the frozen tasks through one pipe and one SSH channel
+into the fresh sandbox. What may fail does so before the commit, and then the container goes on here
+as if nothing had happened; from the commit on, the destination's answer decides (handover.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from formats.errors import WherryError
+from migrate.dump_worker import DumpWorker
+from migrate.errors import MigrateError, RemoteError, TransportError
+from migrate.handover import (
+    RETRY_FOR_S,
+    Intent,
+    decide,
+    give_away,
+    intent_of,
+    settle,
+)
+from migrate.messages import (
+    Abort,
+    Answer,
+    Commit,
+    Done,
+    OfferContainer,
+    Phase,
+    Prepared,
+    Query,
+    Ready,
+    Refuse,
+    Running,
+    Wish,
+)
+from migrate.protocol import DataSink
+from migrate.rate_limit import RateLimit
+from migrate.remote import Conversation, Route, talk_to
+from runtime.checkpoint_container import require_checkpoint
+from runtime.container import Container
+from runtime.engine.api import Progress, no_progress
+from runtime.errors import RefusedError
+from runtime.ids import validate_id
+from runtime.status import Status, require_status
+
+if TYPE_CHECKING:
+    from migrate.ssh import Ask
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class MigrateReport:
+    """How a migration went; times in nanoseconds of this host's clock.
+
+    Attributes:
+        container_id: At the destination.
+        destination: Where it runs now.
+        downtime_ns: From the beginning of the freeze here to the word that it runs there.
+        freeze_ns: Until every task had stopped.
+        dump_ns: Looking at the tasks and writing the image, which leaves while it is written.
+        transfer_ns: From the last task stopped to the image's last byte sent; contains dump_ns.
+        restore_ns: From the last byte sent to the word that the container stands there, frozen.
+        thaw_ns: From that to the word that it runs: both sides' durable decisions, and the thaw.
+        memory_bytes: Memory of the tasks that went along.
+        sent_bytes: Bytes of the image as they travelled.
+        processes: Processes, zombies included.
+        tasks: Threads.
+        warnings: What was not preserved.
+    """
+
+    container_id: str
+    destination: str
+    downtime_ns: int = 0
+    freeze_ns: int = 0
+    dump_ns: int = 0
+    transfer_ns: int = 0
+    restore_ns: int = 0
+    thaw_ns: int = 0
+    memory_bytes: int = 0
+    sent_bytes: int = 0
+    processes: int = 0
+    tasks: int = 0
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """For ``--json``."""
+        return asdict(self)
+
+
+def migrate(
+    container: Container,
+    route: Route,
+    *,
+    rename: str | None = None,
+    bytes_per_s: float | None = None,
+    progress: Progress = no_progress,
+    ask: Ask | None = None,
+) -> MigrateReport:
+    """Move a running container to another host.
+
+    Args:
+        container: Ours; it must run.
+        route: How to get there.
+        rename: Its id over there, when it is to have another one.
+        bytes_per_s: Upper limit of the transfer's rate.
+        progress: Called while it works.
+        ask: For passphrases and passwords.
+
+    Raises:
+        RefusedError: It cannot be moved, and every reason why; nothing was touched.
+        MigrateError, WherryError: It failed; the container goes on here.
+        UndecidedError: The line broke after the commit: see handover.settle.
+    """
+    if rename is not None:
+        validate_id(rename)
+    _require_movable(container)
+    report = MigrateReport(rename or container.id, str(route.destination))
+    # The worker is forked first, while this process has no threads.
+    with DumpWorker(container) as worker, talk_to(route, ask) as far:
+        intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
+        _offer(far, container, intent)
+        outcome = _Handover(container, intent, far, worker, report)
+        outcome.run(bytes_per_s, progress, ask)
+    return report
+
+
+def _require_movable(container: Container) -> None:
+    pending = intent_of(container.metadata)
+    if pending is not None:
+        raise MigrateError(
+            f"{container.id}: a migration to {pending.route.destination} is not settled; see"
+            f" wherry migrate --status {container.id}",
+            reason="handover-pending",
+        )
+    status = container.status
+    require_status(container.id, status, "migrate", Status.RUNNING)
+    require_checkpoint(container, status)
+
+
+def _offer(far: Conversation, container: Container, intent: Intent) -> None:
+    if "container-stream" not in far.hello.features:
+        raise MigrateError(
+            f"wherry {far.hello.wherry} on {intent.route.destination} cannot receive containers",
+            reason="missing-feature",
+        )
+    metadata = container.metadata
+    far.peer.send(
+        OfferContainer(
+            token=intent.token,
+            container_id=intent.remote_id,
+            source_id=metadata.id,
+            bundle=metadata.bundle,
+            spec=metadata.spec,
+            memory_bytes=_memory_of(container.cgroups.pids()),
+        )
+    )
+    answer = far.peer.receive_any(Ready, Refuse)
+    if isinstance(answer, Refuse):
+        raise RefusedError(
+            f"cannot migrate {container.id} to {intent.route.destination}", answer.refusals
+        )
+
+
+def _memory_of(pids: list[int]) -> int:
+    """About what the tasks occupy: shared memory counts once per process."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith(("RssAnon:", "RssShmem:")):
+                    total += int(line.split()[1]) << 10
+    return total
+
+
+class _Handover:
+    """The part of a migration in which the container is frozen."""
+
+    def __init__(
+        self,
+        container: Container,
+        intent: Intent,
+        far: Conversation,
+        worker: DumpWorker,
+        report: MigrateReport,
+    ) -> None:
+        self._container = container
+        self._intent = intent
+        self._far = far
+        self._worker = worker
+        self._report = report
+
+    def run(self, bytes_per_s: float | None, progress: Progress, ask: Ask | None) -> None:
+        """From the freeze to the end of ours, or back to where we were."""
+        with self._container.operation() as status:
+            try:
+                require_status(self._container.id, status, "migrate", Status.RUNNING)
+                self._stream(bytes_per_s, progress)
+                decide(self._container, self._intent)
+            except BaseException as exc:
+                self._give_up(exc, ask)
+                raise
+            # Ownership is open from here on; the worker finds so in the record, and only the
+            # destination's answer closes it.
+            self._worker.end()
+        if self._commit(ask):
+            give_away(self._container)
+            # Without this word the destination forgets by itself in time.
+            with contextlib.suppress(TransportError):
+                self._far.peer.send(Done(self._intent.token))
+
+    def _stream(self, bytes_per_s: float | None, progress: Progress) -> None:
+        peer, report = self._far.peer, self._report
+        sink = DataSink(peer)
+        write = sink.write if bytes_per_s is None else RateLimit(sink.write, bytes_per_s).write
+        with peer.explaining():
+            dumped = self._worker.dump(write, progress)
+            report.sent_bytes = sink.finish()
+        sent = time.monotonic_ns()
+        prepared = peer.receive(Prepared)
+        self._began = int(dumped["began_ns"])
+        self._prepared = time.monotonic_ns()
+        report.freeze_ns = int(dumped["freeze_ns"])
+        report.dump_ns = int(dumped["collect_ns"]) + int(dumped["write_ns"])
+        report.transfer_ns = sent - self._began - report.freeze_ns
+        report.restore_ns = self._prepared - sent
+        report.memory_bytes = int(dumped["memory_bytes"])
+        report.processes, report.tasks = int(dumped["processes"]), int(dumped["tasks"])
+        report.warnings = (*dumped.get("warnings", ()), *prepared.warnings)
+
+    def _give_up(self, exc: BaseException, ask: Ask | None) -> None:
+        """Before the commit: thaw ours at once, then see that nothing stays over there."""
+        self._worker.end()
+        if isinstance(exc, RemoteError):
+            return  # it failed over there, and has tidied up there
+        try:
+            self._far.peer.send(Abort(f"the source gave up: {_first_line(exc)}"))
+        except TransportError:
+            self._abort_elsewhere(ask)
+        except BaseException as further:
+            exc.add_note(f"telling the other host failed too: {further}")
+
+    def _abort_elsewhere(self, ask: Ask | None) -> None:
+        """The line is gone; what stands over there would keep its id until somebody asks."""
+        try:
+            with talk_to(self._intent.route, ask) as far:
+                far.peer.send(Query(self._intent.token, Wish.ABORT))
+                far.peer.receive(Answer)
+                far.peer.send(Done(self._intent.token))
+        except (WherryError, OSError) as exc:
+            log.info("%s: the other host cannot be told: %s", self._container.id, exc)
+
+    def _commit(self, ask: Ask | None) -> bool:
+        """Say commit and learn that it runs there.
+
+        Returns:
+            True when ours is still to be destroyed; False when `settle` has done so.
+
+        Raises:
+            MigrateError: The destination gave it back, and it goes on here.
+            UndecidedError: Nobody knows yet.
+        """
+        container, intent = self._container, self._intent
+        peer = self._far.peer
+        try:
+            peer.send(Commit(intent.token))
+            peer.receive(Running)
+        except RemoteError as exc:
+            # Its own words say why; whether it is truly ours again, only its book can tell.
+            self._settle(ask, exc)
+            return False
+        except TransportError as exc:
+            self._settle(ask, exc)
+            return False
+        ended = time.monotonic_ns()
+        self._report.thaw_ns = ended - self._prepared
+        self._report.downtime_ns = ended - self._began
+        log.info("%s: runs on %s", container.id, intent.route.destination)
+        return True
+
+    def _settle(self, ask: Ask | None, cause: MigrateError) -> None:
+        answer = settle(
+            self._container, self._intent, Wish.FINISH, ask=ask, retry_for_s=RETRY_FOR_S
+        )
+        if answer.phase in (Phase.RUNNING, Phase.COMMITTED):
+            self._report.downtime_ns = time.monotonic_ns() - self._began
+            self._report.thaw_ns = time.monotonic_ns() - self._prepared
+            return
+        words = answer.sentence or str(cause)
+        raise MigrateError(
+            f"{self._container.id}: {self._intent.route.destination} could not start it and gave"
+            f" it back ({words}); it goes on here",
+            reason="start-failed",
+        ) from cause
+
+
+def _first_line(exc: BaseException) -> str:
+    return (str(exc).splitlines() or [type(exc).__name__])[0][:500]
