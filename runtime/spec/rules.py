@@ -35,6 +35,8 @@ def check_rules(spec: Spec) -> None:
     linux = spec.linux
     if linux.namespace("mnt") is None:
         raise unsupported("linux.namespaces", "wherry needs a mount namespace; add {type: mount}")
+    if not linux.makes_new("mnt"):
+        _check_joined_mounts(spec)
     for key, value in (("hostname", spec.hostname), ("domainname", spec.domainname)):
         if value and linux.namespace("uts") is None:
             raise invalid(key, "needs a uts namespace in linux.namespaces")
@@ -42,6 +44,24 @@ def check_rules(spec: Spec) -> None:
             raise invalid(key, f"{len(value.encode())} bytes, the kernel takes at most 64")
     for name in linux.sysctl:
         _check_sysctl(spec, name)
+
+
+def _check_joined_mounts(spec: Spec) -> None:
+    """A joined mount namespace has other users, and is left as it is."""
+    linux = spec.linux
+    asked = {
+        "mounts": spec.mounts,
+        "root.readonly": spec.root_readonly,
+        "process.terminal": spec.process.terminal,
+        "linux.devices": linux.devices,
+        "linux.maskedPaths": linux.masked_paths,
+        "linux.readonlyPaths": linux.readonly_paths,
+        "linux.rootfsPropagation": linux.rootfs_propagation,
+    }
+    for path, value in asked.items():
+        if value:
+            why = "cannot be had in a mount namespace that is joined by path; others use it too"
+            raise unsupported(path, why)
 
 
 def _check_sysctl(spec: Spec, name: str) -> None:
@@ -81,7 +101,7 @@ def check_host(spec: Spec) -> None:
     if spec.linux.seccomp is not None and not seccomp_available():
         why = "needs libseccomp and its Python binding; install wherry[seccomp] and libseccomp2"
         raise unsupported("linux.seccomp", why)
-    if not spec.rootfs.is_dir():
+    if spec.linux.makes_new("mnt") and not spec.rootfs.is_dir():
         raise invalid("root.path", f"{spec.rootfs} is not a directory")
 
 

@@ -1,0 +1,24 @@
+"""A program of the engine's in place of the user's: the seed of a restored container."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+CHANNEL_FD = 1000  # where the stub finds its channel
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreStub:
+    """What the init executes when a container is restored.
+
+    Attributes:
+        elf_fd: A static program in a memfd.
+        channel_fd: Given to it as descriptor ``CHANNEL_FD``.
+        monotonic_offset_ns: Added to the host's CLOCK_MONOTONIC in the new time namespace.
+        boottime_offset_ns: The same for CLOCK_BOOTTIME.
+    """
+
+    elf_fd: int
+    channel_fd: int
+    monotonic_offset_ns: int = 0
+    boottime_offset_ns: int = 0
