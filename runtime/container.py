@@ -21,6 +21,7 @@ from runtime.errors import ContainerError, ContainerNotFoundError, HookError
 from runtime.ids import find_id
 from runtime.metadata import Metadata, OperationLock, read_metadata, update_metadata
 from runtime.monitor import find_namespace_pid
+from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.oci_state import oci_state
 from runtime.process import ProcessRef, process_group
 from runtime.status import Status, require_status
@@ -171,18 +172,27 @@ class Container:
 
     # Changing
 
+    @contextlib.contextmanager
+    def operation(self) -> Iterator[Status]:
+        """Hold the operation lock, with the record read again; gives the actual status.
+
+        Raises:
+            ContainerNotFoundError: It does not exist any more.
+        """
+        with OperationLock(self.directory):
+            self.reload()
+            yield self._actual_status(locked=True)
+
     def start(self) -> None:
         """Start the program of a created container, or thaw a restored one.
 
         Raises:
             WrongStatusError: It is not *created*.
-            HookError: A prestart hook failed; the container is destroyed.
+            HookError: A startContainer hook failed; the container is destroyed.
+            ContainerError: The program could not be executed; the container has stopped.
         """
-        with self._operation() as status:
+        with self.operation() as status:
             require_status(self.id, status, "start", Status.CREATED)
-            prestart = self._hooks(hooks.PRESTART)
-            if prestart:
-                self._run_prestart(prestart)
             if self.metadata.frozen_restore:
                 self.cgroups.thaw()
             else:
@@ -206,7 +216,7 @@ class Container:
             WrongStatusError: It does not run.
             ContainerError: Some process does not freeze in time; all go on then.
         """
-        with self._operation() as status:
+        with self.operation() as status:
             require_status(self.id, status, "pause", Status.RUNNING)
             cgroups = self.cgroups
             try:
@@ -224,7 +234,7 @@ class Container:
         Raises:
             WrongStatusError: It is not paused.
         """
-        with self._operation() as status:
+        with self.operation() as status:
             require_status(self.id, status, "resume", Status.PAUSED)
             # The record first: were we killed in between, `resume` can be said again.
             with update_metadata(self.directory) as metadata:
@@ -271,7 +281,7 @@ class Container:
         """Start a further process in a running container. Errors: see exec_session.execute."""
         from runtime.exec_session import execute
 
-        with self._operation() as status:
+        with self.operation() as status:
             require_status(self.id, status, "exec in", Status.RUNNING)
             return execute(self, request)
 
@@ -279,7 +289,7 @@ class Container:
         """Change limits: *resources* is an OCI ``linux.resources`` with the values to change."""
         from runtime.limits import merged_resources
 
-        with self._operation() as status:
+        with self.operation() as status:
             require_status(self.id, status, "update", Status.CREATED, Status.RUNNING, Status.PAUSED)
             raw, parsed = merged_resources(self.metadata, resources)
             self.cgroups.apply(parsed)
@@ -318,7 +328,7 @@ class Container:
             WrongStatusError: It has not stopped, and *force* is not set.
         """
         try:
-            with self._operation() as status:
+            with self.operation() as status:
                 if not force:
                     require_status(self.id, status, "delete", Status.STOPPED)
                 self._tear_down()
@@ -336,7 +346,7 @@ class Container:
             The init's wait status, None when there was no init or nobody could learn it.
         """
         try:
-            with self._operation():
+            with self.operation():
                 from runtime.destruction import kill_processes
 
                 kill_processes(self.metadata)
@@ -347,13 +357,6 @@ class Container:
         return status
 
     # Inside
-
-    @contextlib.contextmanager
-    def _operation(self) -> Iterator[Status]:
-        """Hold the operation lock, with the record read again; gives the actual status."""
-        with OperationLock(self.directory):
-            self.reload()
-            yield self._actual_status(locked=True)
 
     def _actual_status(self, *, locked: bool = False) -> Status:
         metadata = self.metadata
@@ -373,15 +376,29 @@ class Container:
             return self.cgroups.frozen
         return (self.directory / EXEC_FIFO).exists()
 
-    def _run_prestart(self, prestart: tuple[Mapping[str, Any], ...]) -> None:
-        state = oci_state(self.metadata, Status.CREATED, self.pid)
-        try:
-            hooks.run_hooks(prestart, state, name=hooks.PRESTART)
-        except HookError:
-            self._tear_down()
-            raise
-
     def _release_init(self) -> None:
+        """Let the init go on to the program, and wait until it has become that.
+
+        Raises:
+            HookError, ContainerError: As start.
+        """
+        with contextlib.ExitStack() as stack:
+            monitor = None
+            # Connected before, as the monitor ends with a program that ends at once.
+            with contextlib.suppress(MonitorGoneError):
+                monitor = stack.enter_context(MonitorClient(self.directory))
+            self._open_fifo()
+            if monitor is None:
+                return  # the init tells its supervisor, on standard error
+            try:
+                monitor.request("started")
+            except MonitorGoneError:
+                pass  # killed; whether the program runs can be seen
+            except HookError:
+                self._tear_down()
+                raise
+
+    def _open_fifo(self) -> None:
         """Open the other end of the FIFO that the init waits at.
 
         Raises:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime import hooks, sandbox_group
+from runtime import sandbox_group
 from runtime.annotations import ContainerType, sandbox_role
 from runtime.destruction import tear_down
 from runtime.detach import fork_detached, replace_other_fds
@@ -30,10 +30,15 @@ from runtime.metadata import (
     write_metadata,
 )
 from runtime.monitor import Monitor
-from runtime.oci_state import oci_state
 from runtime.process import ProcessRef
 from runtime.sandbox.cgroups import Cgroups
-from runtime.sandbox.launch import InitProcess, Stdio, create_init, exec_process
+from runtime.sandbox.launch import (
+    InitProcess,
+    RestoreStub,
+    Stdio,
+    create_init,
+    exec_process,
+)
 from runtime.sandbox.overlay import Overlay
 from runtime.spec import Spec, check_host, parse_spec
 from runtime.status import Status, require_status
@@ -169,11 +174,13 @@ def _monitor(builder: _Builder, lock: OperationLock, report: Callable[[Message],
     builder.build()
     assert builder.init is not None and builder.cgroups is not None
     init, cgroups = builder.init, builder.cgroups
-    monitor = Monitor(builder.directory, init.pid, cgroups, builder.start_process)
+    monitor = Monitor(builder.directory, init, cgroups, builder.start_process)
     # The command's part is done: whether it lives or was killed, the next one may go on.
     lock.release()
     report({"pid": init.pid})
-    replace_other_fds({*monitor.kept_fds(), init.pidfd}, builder.directory / MONITOR_LOG)
+    replace_other_fds(
+        {*monitor.kept_fds(), init.pidfd, init.report_fd}, builder.directory / MONITOR_LOG
+    )
     monitor.serve()
 
 
@@ -209,22 +216,35 @@ class _Builder:
         self.cgroups.create()
         with update_metadata(directory) as metadata:
             metadata.cgroups_made = True
-        fifo = directory / EXEC_FIFO
-        os.mkfifo(fifo, 0o622)
-        self.init = create_init(
-            self._spec,
-            cid=request.cid,
-            bundle=request.bundle,
-            cgroups=self.cgroups,
-            overlay=overlay,
-            stdio=request.stdio,
-            console=request.console,
-            exec_fifo=fifo,
-            restore=None,
-        )
+        self.init = self._make_init(overlay, self.cgroups)
         self._record_created(self.init)
         if request.pid_file is not None:
             write_pid_file(request.pid_file, self.init.pid)
+
+    def _make_init(self, overlay: Overlay | None, cgroups: Cgroups) -> InitProcess:
+        request = self._request
+        fifo = self.directory / EXEC_FIFO
+
+        def make(stub: RestoreStub | None) -> InitProcess:
+            return create_init(
+                self._spec,
+                cid=request.cid,
+                bundle=request.bundle,
+                cgroups=cgroups,
+                overlay=overlay,
+                stdio=request.stdio,
+                console=request.console,
+                exec_fifo=None if stub is not None else fifo,
+                restore=stub,
+                preserve_fds=request.preserve_fds,
+            )
+
+        if request.restore is None:
+            os.mkfifo(fifo, 0o600)
+            return make(None)
+        return request.restore.build(
+            overlay=overlay, cgroups=cgroups, stdio=request.stdio, create_init=make
+        )
 
     def _plan_overlay(self) -> Overlay | None:
         if not self._request.overlay:

@@ -126,7 +126,7 @@ def replace_other_fds(kept: Iterable[int], log_path: Path) -> None:
     """
     keep = set(kept)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    for number in [int(name) for name in os.listdir("/proc/self/fd")]:  # noqa: PTH208
+    for number in [int(name) for name in os.listdir("/proc/self/fd")]:
         if number not in keep and number != null and _is_open(number):
             os.dup2(null, number, inheritable=number <= 2)
     _log_to(log_path)

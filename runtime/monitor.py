@@ -16,6 +16,7 @@ wait                                                 ``{"exit_status": n}`` when
 wait_pid  ``ns_pid``                                 the same for a pid as seen inside
 exec      ``process`` (OCI); three descriptors,      ``{"process": …, "ns_pid": n}`` at once, then
           then the console socket if it has one      ``{"exit_status": n}``
+started                                              ``{}`` when the init has become its program
 lease                                                ``{}``; then the lease lasts until ``release``,
                                                      and a lost connection means: thaw
 release                                              ``{}``
@@ -38,7 +39,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime.error_report import error_to_json
 from runtime.errors import ContainerError
@@ -61,6 +62,19 @@ ExecFunction = Callable[[dict[str, Any], list[int]], int]
 """Starts a process inside: OCI process and descriptors in, pid of our new child out."""
 
 
+class Init(Protocol):
+    """What the monitor needs of the init: runtime.sandbox.launch.InitProcess."""
+
+    pid: int
+
+    @property
+    def report_fd(self) -> int:
+        """Readable as soon as ``wait_executed`` would not block."""
+
+    def wait_executed(self) -> None:
+        """Return when the init has become its program; raise when it could not."""
+
+
 @dataclass(slots=True)
 class _Client:
     """A connected command."""
@@ -74,10 +88,13 @@ class Monitor:
     """Serves one container from its creation until its init and its exec sessions have ended."""
 
     def __init__(
-        self, directory: Path, init_pid: int, cgroups: Cgroups, start_process: ExecFunction
+        self, directory: Path, init: Init, cgroups: Cgroups, start_process: ExecFunction
     ) -> None:
         self._directory = directory
-        self._init_pid = init_pid
+        self._init = init
+        self._init_pid = init.pid
+        self._start_result: dict[str, Any] | None = None
+        self._start_waiters: list[_Client] = []
         self._cgroups = cgroups
         self._start_process = start_process
         self._init_status: int | None = None
@@ -89,6 +106,7 @@ class Monitor:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
         self._wakeup, self._wakeup_writer = _child_wakeup()
         self._selector.register(self._wakeup, selectors.EVENT_READ, self._children_changed)
+        self._selector.register(init.report_fd, selectors.EVENT_READ, self._init_reported)
         self._stranger_poll = select.epoll()
         self._selector.register(self._stranger_poll, selectors.EVENT_READ, self._strangers_ended)
 
@@ -144,6 +162,8 @@ class Monitor:
 
     def _init_ended(self, status: int) -> None:
         self._init_status = status
+        if self._start_result is None:
+            self._init_reported()  # its last words are in the pipe; who waits for them is told now
         try:
             with update_metadata(self._directory) as metadata:
                 metadata.exit_status = status
@@ -222,6 +242,7 @@ class Monitor:
                 "wait": self._op_wait,
                 "wait_pid": self._op_wait_pid,
                 "exec": self._op_exec,
+                "started": self._op_started,
                 "lease": self._op_lease,
                 "release": self._op_release,
                 "destroy": self._op_destroy,
@@ -282,6 +303,24 @@ class Monitor:
             metadata.exec_sessions = [*_recent(metadata.exec_sessions), session]
         client.waits_for.add(pid)
         self._answer(client, {"process": session.process.to_json(), "ns_pid": session.ns_pid})
+
+    def _init_reported(self) -> None:
+        """The init has become its program, or says why it could not."""
+        self._selector.unregister(self._init.report_fd)
+        try:
+            self._init.wait_executed()
+            self._start_result = {}
+        except Exception as exc:
+            self._start_result = {"error": error_to_json(exc)}
+        for client in self._start_waiters:
+            self._answer(client, self._start_result)
+        self._start_waiters.clear()
+
+    def _op_started(self, client: _Client, _message: dict[str, Any]) -> None:
+        if self._start_result is not None:
+            self._answer(client, self._start_result)
+        else:
+            self._start_waiters.append(client)
 
     def _op_lease(self, client: _Client, _message: dict[str, Any]) -> None:
         client.has_lease = True

@@ -81,9 +81,10 @@ class LazyGroup(click.Group):
 
 def _print_version(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
+        from runtime.oci_state import OCI_VERSION
+        from runtime.version import VERSION
 
-        click.echo(f"wherry version {version('wherry')}\nspec: 1.2.0")
+        click.echo(f"wherry version {VERSION}\nspec: {OCI_VERSION}")
         ctx.exit()
 
 

@@ -1,0 +1,148 @@
+"""Checkpoint, seen from outside the engine: who may be saved, by whom, and what happens afterwards.
+
+The engine works in a worker process (worker.py) that holds a *lease* at the container's monitor: if
+the worker is killed while the container is frozen, the monitor thaws it. The container is stopped
+only when the image is complete and durable; until then every failure lets it go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from runtime import sandbox_group
+from runtime.engine.api import DumpReport, DumpTarget, Progress, StdioIdentity
+from runtime.errors import RefusedError
+from runtime.monitor_client import MonitorClient, MonitorGoneError
+from runtime.status import Status, require_status
+from runtime.worker import run_in_worker
+
+if TYPE_CHECKING:
+    from formats.statefile import ImageWriter
+    from runtime.container import Container
+
+
+def checkpoint(
+    container: Container, path: Path, *, leave_running: bool, progress: Progress
+) -> dict[str, Any]:
+    """Save a container to a state file.
+
+    Args:
+        container: Running or paused.
+        path: Where the file appears once it is complete.
+        leave_running: Let the container go on (or stay paused) afterwards; else it is stopped.
+        progress: Called while it works.
+
+    Returns:
+        A report: what engine.api.DumpReport says, and the image's sizes.
+
+    Raises:
+        WrongStatusError: It neither runs nor is paused.
+        RefusedError: Something cannot be saved; everything that was found is named.
+        CheckpointError, ImageWriteError: It failed; the container goes on, no file has appeared.
+        Interrupted: We were told to stop; the same holds.
+    """
+    with container.operation() as status:
+        require_checkpoint(container, status)
+
+        def save(report_progress: Progress) -> dict[str, Any]:
+            return _save(container, path, leave_running, report_progress)
+
+        report = run_in_worker(save, progress)
+        if not leave_running:
+            from runtime.destruction import kill_processes
+
+            kill_processes(container.metadata)
+    return report
+
+
+def require_checkpoint(container: Container, status: Status) -> None:
+    """Refuse a container that cannot be saved whatever it does.
+
+    Raises:
+        WrongStatusError, RefusedError: As checkpoint.
+    """
+    require_status(container.id, status, "checkpoint", Status.RUNNING, Status.PAUSED)
+    refusals = sandbox_group.checkpoint_refusals(container)
+    if refusals:
+        raise RefusedError(f"cannot checkpoint {container.id}", refusals)
+
+
+def _save(
+    container: Container, path: Path, leave_running: bool, progress: Progress
+) -> dict[str, Any]:
+    from formats.statefile import ImageWriter, StateFile
+
+    with StateFile(path) as file:
+        with ImageWriter(file) as writer, dumping(container, writer, progress) as report:
+            if not leave_running:
+                # Nothing is killed before its image is on the disk; and when it is, the program
+                # must not go on, or it would do things that the image knows nothing of.
+                file.commit()
+                container.cgroups.kill_all()
+        if leave_running:
+            # Writing to the disk takes its time; the program need not wait for that.
+            file.commit()
+    return {
+        **dataclasses.asdict(report),
+        "image": str(path),
+        "image_bytes": path.stat().st_size,
+    }
+
+
+@contextlib.contextmanager
+def dumping(container: Container, writer: ImageWriter, progress: Progress) -> Iterator[DumpReport]:
+    """Write a container's image; the ``with`` block runs while the container is frozen.
+
+    The caller holds the operation lock and runs in a process that nobody kills lightly. On the
+    way out the container goes on unless the block has killed it or it was paused before.
+
+    Raises:
+        RefusedError, CheckpointError, ImageWriteError: As engine.dump.dumped.
+    """
+    from runtime.engine.dump import dumped
+
+    with freeze_lease(container.directory), dumped(dump_target(container), writer, progress) as r:
+        yield r
+
+
+def dump_target(container: Container) -> DumpTarget:
+    """The container as the engine sees it."""
+    metadata = container.metadata
+    assert metadata.init is not None
+    return DumpTarget(
+        container_id=container.id,
+        init_pid=metadata.init.pid,
+        cgroups=container.cgroups,
+        spec=metadata.spec,
+        overlay_upper=None if metadata.overlay is None else Path(metadata.overlay["upper"]),
+        stdio=[None if entry is None else StdioIdentity(**entry) for entry in metadata.stdio],
+        metadata={
+            "bundle": metadata.bundle,
+            "overlay": metadata.overlay is not None,
+            "stdio": metadata.stdio,
+            "created": metadata.created,
+        },
+    )
+
+
+@contextlib.contextmanager
+def freeze_lease(directory: Path) -> Iterator[None]:
+    """Have the monitor thaw the container should this process die in the block.
+
+    A container without a monitor (its supervisor wanted none) has nobody who would.
+    """
+    try:
+        client = MonitorClient(directory)
+    except MonitorGoneError:
+        yield
+        return
+    with client:
+        client.request("lease")
+        yield
+        # The program may be gone by now, and the monitor with it.
+        with contextlib.suppress(MonitorGoneError):
+            client.request("release")

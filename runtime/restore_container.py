@@ -1,0 +1,205 @@
+"""Restore, seen from outside the engine: a saved program into a container that is being created.
+
+The command reads the image's records and judges the configuration (``plan_restore``); the builder,
+which is the monitor by then, does the rest: the overlay's files before the sandbox mounts them, the
+init with the engine's stub in it, then every task. At the end the container is frozen by its
+cgroup, and *created*: ``start`` thaws it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from formats.errors import Refusal
+from formats.statefile import ImageReader, open_image
+from runtime import spec_diff
+from runtime.engine.api import Progress, no_progress
+from runtime.engine.restore import Restore
+from runtime.errors import RefusedError
+from runtime.sandbox.restore_stub import RestoreStub
+
+if TYPE_CHECKING:
+    from runtime.sandbox.cgroups import Cgroups
+    from runtime.sandbox.descriptors import Stdio
+    from runtime.sandbox.launch import InitProcess
+    from runtime.sandbox.overlay import Overlay
+
+log = logging.getLogger(__name__)
+
+
+class RestorePlan:
+    """A restore that was judged possible, with its image opened.
+
+    Attributes:
+        spec: The OCI configuration for the new container.
+        bundle: Directory that relative paths of *spec* start at.
+        overlay: Whether the container gets an overlay, as the saved one had.
+        differences: What differs from the image's configuration and does not stand in the way.
+    """
+
+    def __init__(
+        self,
+        restore: Restore,
+        source: BinaryIO,
+        *,
+        bundle: Path | None,
+        spec: dict[str, Any] | None,
+        name: str,
+    ) -> None:
+        image = restore.image
+        metadata = image.metadata if isinstance(image.metadata, dict) else {}
+        saved = image.spec if isinstance(image.spec, dict) else {}
+        self.differences: list[spec_diff.Difference] = []
+        self.overlay = bool(metadata.get("overlay"))
+        if spec is None:
+            spec = _without_place(saved)
+        else:
+            self.differences, refusals = spec_diff.judge(saved, spec)
+            if refusals:
+                raise RefusedError(f"cannot restore {name} with this bundle", refusals)
+        for difference in self.differences:
+            log.info("%s: %s", difference.path, difference.verdict)
+        self.spec = spec
+        self.bundle = bundle or Path(str(metadata.get("bundle") or "/"))
+        self.progress: Progress = no_progress
+        self._restore = restore
+        self._source = source
+        self._name = name
+        self._created = image.created_ns
+        self._container_id = image.container_id
+
+    def origin(self) -> dict[str, Any]:
+        """Where the container comes from, for its record."""
+        return {
+            "image": self._name,
+            "container_id": self._container_id,
+            "created_ns": self._created,
+        }
+
+    def build(
+        self,
+        *,
+        overlay: Overlay | None,
+        cgroups: Cgroups,
+        stdio: Stdio,
+        create_init: Callable[[RestoreStub], InitProcess],
+    ) -> InitProcess:
+        """Build the container's init and rebuild the saved tasks around it, frozen.
+
+        Args:
+            overlay: The new container's overlay; its upper directory is filled first.
+            cgroups: The new container's cgroups, already made.
+            stdio: What stands in for the standard streams that came from outside.
+            create_init: Makes the sandbox around the given stub.
+
+        Raises:
+            RestoreError, RefusedError, ImageError: It failed; the caller destroys what was made.
+        """
+        with self._restore as restore, self._source:
+            if overlay is not None:
+                overlay.make_directories()
+            restore.fill_overlay(None if overlay is None else str(overlay.upper))
+            monotonic_ns, boottime_ns = restore.clock_offsets()
+            with _stub_file() as elf_fd:
+                channel_fd = restore.make_channel()
+                try:
+                    init = create_init(RestoreStub(elf_fd, channel_fd, monotonic_ns, boottime_ns))
+                finally:
+                    os.close(channel_fd)
+                try:
+                    restore.build(init, (stdio[0], stdio[1], stdio[2]), self.progress)
+                    restore.release(cgroups)
+                except BaseException:
+                    init.kill()
+                    raise
+        for warning in restore.report.warnings:
+            log.warning("%s: %s", self._name, warning)
+        return init
+
+
+def plan_restore(path: Path, bundle: Path | None) -> RestorePlan:
+    """Open a state file and judge whether it can be restored here.
+
+    Args:
+        path: The state file.
+        bundle: The new container's bundle; None takes the one that the image names, with the
+            configuration from the image.
+
+    Raises:
+        ImageError: The file is no image, damaged, or of a newer version.
+        SpecError: The bundle's configuration is invalid.
+        RefusedError: The host or the bundle does not fit; names every reason.
+    """
+    spec = None
+    if bundle is not None:
+        from runtime.spec import load_spec
+
+        spec = load_spec(bundle).raw
+    source = open_image(path)
+    try:
+        return plan_from_source(source, bundle, spec=spec, name=str(path))
+    except BaseException:
+        source.close()
+        raise
+
+
+def plan_from_source(
+    source: BinaryIO, bundle: Path | None, *, spec: dict[str, Any] | None, name: str
+) -> RestorePlan:
+    """Judge an image that comes from anywhere, also from a pipe, at its start.
+
+    Args:
+        source: The image's bytes. The plan owns it from now on.
+        bundle: As for plan_restore.
+        spec: The configuration of *bundle*; None takes the image's.
+        name: What to call the image in messages.
+
+    Raises:
+        ImageError, RefusedError: As plan_restore.
+    """
+    restore = Restore(ImageReader(source), name)
+    restore.check_host()
+    return RestorePlan(restore, source, bundle=bundle, spec=spec, name=name)
+
+
+def _without_place(saved: dict[str, Any]) -> dict[str, Any]:
+    """The image's configuration for a new container, without what only one can have.
+
+    Raises:
+        RefusedError: It joined namespaces by a path, which nobody can judge without a bundle.
+    """
+    spec = copy.deepcopy(saved)
+    linux = spec.get("linux") or {}
+    # The saved container may well run beside the new one.
+    linux.pop("cgroupsPath", None)
+    refusals = [
+        Refusal(
+            "spec-namespaces",
+            f"linux.namespaces[{entry['type']}].path",
+            f"is {entry['path']}; give a --bundle that says what to join here",
+        )
+        for entry in linux.get("namespaces") or []
+        if entry.get("path")
+    ]
+    if refusals:
+        raise RefusedError("cannot restore without a bundle", refusals)
+    return spec
+
+
+@contextlib.contextmanager
+def _stub_file() -> Iterator[int]:
+    """The engine's stub as an executable file without a name."""
+    from runtime.engine.arch import x86_64 as arch
+
+    fd = os.memfd_create("wherry-restore", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, arch.stub_elf())
+        yield fd
+    finally:
+        os.close(fd)
