@@ -126,8 +126,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Without the program's name; those of the process by default.
 
     Returns:
-        The exit status for the process.
+        The exit status. Without *arguments*, as the process's own command, it does not return
+        but ends the process: taking the interpreter apart first would cost 8 ms of every call.
     """
+    code = _run(arguments)
+    if arguments is None:
+        _flush()
+        os._exit(code)
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     raise_on_signals()
     _current.clear()
     try:
@@ -155,6 +164,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(exc, _os_sentence(exc), 1)
     except Exception as exc:
         return _fail(exc, f"internal error: {type(exc).__name__}: {exc}", INTERNAL_ERROR)
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        pass  # reported already, or nobody is there to report it to
 
 
 def _usage_error(exc: click.ClickException) -> int:
