@@ -95,15 +95,15 @@ def scratch(request: pytest.FixtureRequest) -> Iterator[Path]:
     base = Path(tempfile.mkdtemp(prefix="w-"))
     base.chmod(0o755)  # a container's program may run as another user
     before = leftovers.our_descendants()
-    ids: set[str] = set()
-    request.node.stash[_ids_key] = ids
+    seen: dict[Path, int] = {}
+    request.node.stash[_cgroups_key] = seen
     try:
         yield base
     finally:
-        found = leftovers.settle(base, ids, before)
+        found = leftovers.settle(base, seen, before)
         if found:
             environment = {**os.environ, "WHERRY_ROOT": str(base / "r")}
-            leftovers.destroy(base, ids, before, environment)
+            leftovers.destroy(base, seen, before, environment)
         shutil.rmtree(base)
     if found:
         message = "left behind: " + "; ".join(map(str, found))
@@ -112,7 +112,7 @@ def scratch(request: pytest.FixtureRequest) -> Iterator[Path]:
         print(message)  # the failure itself matters more
 
 
-_ids_key = pytest.StashKey[set[str]]()
+_cgroups_key = pytest.StashKey[dict[Path, int]]()
 
 
 @pytest.fixture
@@ -128,7 +128,7 @@ def wherry(request: pytest.FixtureRequest, scratch: Path, wherry_root: Path) -> 
     """Runs the command with this test's state root."""
     calls = scratch / "io"
     calls.mkdir()
-    return Wherry(wherry_root, calls, seen_ids=request.node.stash[_ids_key])
+    return Wherry(wherry_root, calls, seen_cgroups=request.node.stash[_cgroups_key])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,8 @@ from runtime.kernel.probes.cgroups import cgroup_mounts
 from tests.support import leftovers
 from tests.support.wait import wait_until
 
+NO_CGROUPS: Mapping[Path, int] = {}
+
 
 @pytest.fixture
 def base() -> Iterator[Path]:
@@ -21,20 +23,20 @@ def base() -> Iterator[Path]:
         yield Path(name)
 
 
-def _kinds(base: Path, before: set[int], ids: tuple[str, ...] = ()) -> set[str]:
-    return {left.kind for left in leftovers.left_of_test(base, ids, before)}
+def _kinds(base: Path, before: set[int], seen: Mapping[Path, int] = NO_CGROUPS) -> set[str]:
+    return {left.kind for left in leftovers.left_of_test(base, seen, before)}
 
 
 def test_nothing_left_is_an_empty_answer(base: Path) -> None:
-    assert leftovers.left_of_test(base, (), leftovers.our_descendants()) == []
+    assert leftovers.left_of_test(base, {}, leftovers.our_descendants()) == []
 
 
 def test_finds_and_kills_a_child(base: Path) -> None:
     before = leftovers.our_descendants()
     child = subprocess.Popen(["sleep", "1000"])
     assert _kinds(base, before) == {"process"}
-    leftovers.destroy(base, (), before, dict(os.environ))
-    assert leftovers.left_of_test(base, (), before) == []
+    leftovers.destroy(base, {}, before, dict(os.environ))
+    assert leftovers.left_of_test(base, {}, before) == []
     child.poll()
 
 
@@ -49,7 +51,7 @@ def test_finds_and_kills_a_daemon_by_its_environment(base: Path) -> None:
     )
     wait_until(lambda: len(leftovers.processes_of(base)) == 1, what="the sleeper")
     assert _kinds(base, before) == {"process"}
-    leftovers.destroy(base, (), before, dict(os.environ))
+    leftovers.destroy(base, {}, before, dict(os.environ))
     wait_until(lambda: not leftovers.processes_of(base), what="its end")
 
 
@@ -57,19 +59,19 @@ def test_finds_and_removes_a_mount(base: Path) -> None:
     before = leftovers.our_descendants()
     subprocess.run(["mount", "-t", "tmpfs", "none", str(base)], check=True)
     assert _kinds(base, before) == {"mount"}
-    leftovers.destroy(base, (), before, dict(os.environ))
-    assert leftovers.left_of_test(base, (), before) == []
+    leftovers.destroy(base, {}, before, dict(os.environ))
+    assert leftovers.left_of_test(base, {}, before) == []
 
 
 @pytest.mark.needs_feature("cgroup-kill")
-def test_finds_and_removes_a_cgroup_by_id(base: Path) -> None:
+def test_finds_and_removes_a_cgroup(base: Path) -> None:
     before = leftovers.our_descendants()
     root = next(mount.path for mount in cgroup_mounts() if mount.version == 2)
     group = root / f"box-{os.getpid()}"
     group.mkdir()
     child = subprocess.Popen(["sleep", "1000"])
     (group / "cgroup.procs").write_text(str(child.pid))
-    assert _kinds(base, before, (group.name,)) == {"process", "cgroup"}
-    leftovers.destroy(base, (group.name,), before, dict(os.environ))
+    assert _kinds(base, before, {group: group.stat().st_ino}) == {"process", "cgroup"}
+    leftovers.destroy(base, {group: group.stat().st_ino}, before, dict(os.environ))
     assert not group.exists()
     child.poll()

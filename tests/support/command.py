@@ -39,7 +39,7 @@ class CommandFailedError(AssertionError):
 
 @dataclass
 class Wherry:
-    """Calls the command with one state root, and remembers the ids it saw there.
+    """Calls the command with one state root, and remembers the cgroups of its containers.
 
     Output goes to files and not to pipes: a detached container keeps the descriptors, and the
     reader of a pipe would wait for its end.
@@ -48,7 +48,7 @@ class Wherry:
     root: Path
     scratch: Path
     env: dict[str, str] = field(default_factory=dict)
-    seen_ids: set[str] = field(default_factory=set)
+    seen_cgroups: dict[Path, int] = field(default_factory=dict)  # with their inodes
     _calls: itertools.count[int] = field(default_factory=itertools.count)
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -92,7 +92,7 @@ class Wherry:
         with paths[0].open("rb") as source, paths[1].open("wb") as out, paths[2].open("wb") as err:
             process = self.popen(*args, env=env, stdin=source, stdout=out, stderr=err)
             timed_out = self._wait(process, timeout)
-        self._note_ids()
+        self.note_cgroups()
         texts = [path.read_text(errors="replace") for path in paths[1:]]
         result = Result(tuple(map(str, args)), process.returncode, texts[0], texts[1])
         if timed_out:
@@ -139,9 +139,18 @@ class Wherry:
             raise
         return False
 
-    def _note_ids(self) -> None:
-        if self.root.is_dir():
-            self.seen_ids.update(entry.name for entry in self.root.iterdir() if entry.is_dir())
+    def note_cgroups(self) -> None:
+        """Remember which cgroups the containers have now; called after each call."""
+        for state in self.root.glob("*/state.json"):
+            try:
+                cgroups = json.loads(state.read_text()).get("cgroups") or {}
+            except (OSError, ValueError):
+                continue  # being deleted, or damaged on purpose
+            for path in map(
+                Path, filter(None, [*cgroups.get("v1", {}).values(), cgroups.get("v2")])
+            ):
+                if path.is_dir():
+                    self.seen_cgroups[path] = path.stat().st_ino
 
 
 def words(*parts: str | Path | Sequence[str | Path]) -> list[str]:

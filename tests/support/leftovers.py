@@ -12,7 +12,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,16 +101,9 @@ def cgroups() -> set[Path]:
     return {Path(path) for path, _, _ in os.walk(_CGROUP_ROOT)}
 
 
-def cgroups_of(ids: Iterable[str]) -> set[Path]:
-    """Cgroups with a component that is one of *ids*, or ends in it after a separator."""
-    wanted = tuple(ids)
-    return {
-        path
-        for path in cgroups()
-        for part in path.parts[4:]
-        for cid in wanted
-        if part == cid or part.endswith((f"-{cid}", f":{cid}", f"-{cid}.scope"))
-    }
+def still_there(seen: Mapping[Path, int]) -> set[Path]:
+    """Those of the cgroups that exist, and are not another one of the same name."""
+    return {path for path, inode in seen.items() if path.is_dir() and path.stat().st_ino == inode}
 
 
 def network_namespaces() -> set[str]:
@@ -118,12 +111,12 @@ def network_namespaces() -> set[str]:
     return {entry.name for entry in _NETNS.iterdir()} if _NETNS.is_dir() else set()
 
 
-def left_of_test(base: Path, ids: Iterable[str], before: set[int]) -> list[Leftover]:
+def left_of_test(base: Path, seen: Mapping[Path, int], before: set[int]) -> list[Leftover]:
     """What is left of one test.
 
     Args:
         base: The test's directory, which everything of the test mentions.
-        ids: Container ids that were seen below it.
+        seen: Cgroups that its containers had, with their inodes.
         before: Our descendants when the test began.
     """
     root = base / "r"
@@ -132,22 +125,23 @@ def left_of_test(base: Path, ids: Iterable[str], before: set[int]) -> list[Lefto
     pids = processes_of(base) | (our_descendants() - before)
     found += [Leftover("process", describe(pid)) for pid in sorted(pids)]
     found += [Leftover("mount", target) for target in mounts_of(str(base))]
-    found += [Leftover("cgroup", str(path)) for path in sorted(cgroups_of(ids))]
+    found += [Leftover("cgroup", str(path)) for path in sorted(still_there(seen))]
     return found
 
 
-def settle(base: Path, ids: Iterable[str], before: set[int]) -> list[Leftover]:
+def settle(base: Path, seen: Mapping[Path, int], before: set[int]) -> list[Leftover]:
     """Like ``left_of_test``, after a short time in which what is ending may end."""
     deadline = time.monotonic() + _SETTLE_S
-    known = tuple(ids)
-    while (found := left_of_test(base, known, before)) and time.monotonic() < deadline:
+    while (found := left_of_test(base, seen, before)) and time.monotonic() < deadline:
         if any(item.kind == "container" for item in found):
             break
         time.sleep(0.02)
     return found
 
 
-def destroy(base: Path, ids: Iterable[str], before: set[int], environment: dict[str, str]) -> None:
+def destroy(
+    base: Path, seen: Mapping[Path, int], before: set[int], environment: dict[str, str]
+) -> None:
     """Remove what a test left: with the command first, then by hand."""
     root = base / "r"
     for name in sorted(path.name for path in root.iterdir()) if root.is_dir() else []:
@@ -160,7 +154,7 @@ def destroy(base: Path, ids: Iterable[str], before: set[int], environment: dict[
                 timeout=20,
                 check=False,
             )
-    remove_cgroups(cgroups_of(ids))
+    remove_cgroups(still_there(seen))
     for pid in processes_of(base) | (our_descendants() - before):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -168,7 +162,7 @@ def destroy(base: Path, ids: Iterable[str], before: set[int], environment: dict[
             os.waitpid(pid, 0)
     for target in mounts_of(str(base)):
         subprocess.run(["umount", "-l", target], check=False, capture_output=True)
-    remove_cgroups(cgroups_of(ids))
+    remove_cgroups(still_there(seen))
 
 
 def remove_cgroups(paths: Iterable[Path]) -> None:

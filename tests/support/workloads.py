@@ -29,6 +29,15 @@ def all_workloads() -> list[str]:
     return sorted(path.name for path in found if path.name not in _HELPERS)
 
 
+def refused_workloads() -> dict[str, str]:
+    """Programs with state that cannot be saved: the file name below ``tests/workloads``, and the
+    reason code from its first line, or ``*`` where any will do."""
+    return {
+        f"refused/{path.name}": path.read_text().partition("\n")[0].partition("refused: ")[2]
+        for path in sorted((WORKLOADS / "refused").glob("*.c"))
+    }
+
+
 @cache
 def _binaries() -> tempfile.TemporaryDirectory[str]:
     directory = tempfile.TemporaryDirectory(prefix="w-bin-")

@@ -1,4 +1,4 @@
-/* Regular files: offsets, modes, append, deleted, renamed, linked, O_PATH, and sharing by fork. */
+/* Regular files: offsets, modes, append, deleted, renamed, O_PATH, and sharing by fork. */
 #include "workload.h"
 
 static int make(const char *name, int flags, const char *text)
@@ -23,7 +23,7 @@ int main(int argc, char **argv)
     begin(argc, argv);
     int plain = make("plain", O_RDWR, "0123456789"), append = make("append", O_WRONLY | O_APPEND, "one\n");
     int deleted = make("deleted", O_RDWR, "deleted content"), renamed = make("old", O_RDWR, "renamed content");
-    int linked = make("first-name", O_RDWR, "linked content"), twice = make("twice", O_RDWR, "twice");
+    int twice = make("twice", O_RDWR, "twice");
     int twice_read_only = (int)MUST(open(in_control("twice"), O_RDONLY | O_CLOEXEC));
     int path_only = (int)MUST(open(in_control("plain"), O_PATH));
     int synced = make("synced", O_RDWR | O_DSYNC | O_NOFOLLOW, NULL), empty = make("empty", O_RDWR, NULL);
@@ -33,8 +33,6 @@ int main(int argc, char **argv)
     MUST(unlink(in_control("deleted")));
     MUST(unlink(in_control("deleted-empty")));
     MUST(rename(in_control("old"), in_control("new")));
-    MUST(link(in_control("first-name"), in_control("second-name")));
-    MUST(unlink(in_control("first-name")));
     MUST(ftruncate(sparse, 1 << 30));
     MUST(pwrite(sparse, "middle", 6, 1 << 29));
     MUST(lseek(plain, 3, SEEK_SET));
@@ -83,9 +81,6 @@ int main(int argc, char **argv)
     memset(link_text, 0, sizeof link_text);
     MUST(readlink(path, link_text, sizeof link_text - 1));
     CHECK(!strcmp(link_text, in_control("new")), "the renamed file is %s", link_text);
-    expect(linked, 0, "linked content");
-    MUST(fstat(linked, &after));
-    CHECK(after.st_nlink == 1, "%lu links", (unsigned long)after.st_nlink);
     CHECK(write(twice, "!", 1) == 1, "write");
     CHECK(read(twice_read_only, path, 10) == 4 && !memcmp(path, "ice!", 4), "two openings of one file");
     CHECK(write(twice_read_only, "x", 1) == -1 && errno == EBADF, "read-only can be written");

@@ -1,5 +1,6 @@
-/* Events that an inotify instance had queued and nobody had read. */
-#include "workload.h"
+/* refused: inotify-queue
+ * Events that an inotify instance had queued and nobody had read. */
+#include "../workload.h"
 #include <sys/inotify.h>
 
 int main(int argc, char **argv)
