@@ -18,6 +18,7 @@ import os
 import re
 import time
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from formats.errors import WherryError
 from migrate import preflight
@@ -39,8 +40,11 @@ from migrate.messages import (
 )
 from migrate.protocol import DataSource, Peer
 from runtime.container import Container
+from runtime.creation import CreateRequest
 from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
 from runtime.process import ProcessRef
+from runtime.restore_container import plan_from_source
+from runtime.sandbox.descriptors import Stdio
 from runtime.status import Status
 
 log = logging.getLogger(__name__)
@@ -101,11 +105,8 @@ def _enter(root: Path, offer: OfferContainer) -> None:
 
 
 def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
-    from migrate.engine_port import restore_stream
-
     started = time.monotonic_ns()
-    source = DataSource(peer)
-    warnings = restore_stream(root, source, offer)
+    _create_from(DataSource(peer), offer.container_id, root)
     # The stream was read by the process that stays with the container, through a copy of ours.
     peer.forget_input()
     phase = advance(root, offer.token, to=Phase.PREPARED, only_from=(Phase.RECEIVING,))
@@ -113,7 +114,31 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
         raise MigrateError(
             f"{offer.container_id}: the handover was aborted meanwhile", reason="handover-aborted"
         )
-    peer.send(Prepared(time.monotonic_ns() - started, tuple(warnings)))
+    peer.send(Prepared(time.monotonic_ns() - started))
+
+
+def _create_from(source: DataSource, cid: str, root: Path) -> None:
+    """Create the container from the stream, frozen; its monitor reads the stream to the end.
+
+    Its standard streams are ``/dev/null`` here: what they led to stayed at the source.
+
+    Raises:
+        WherryError, OSError: It failed; nothing of it is left.
+    """
+    plan = plan_from_source(cast(BinaryIO, source), None, spec=None, name=cid)
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        request = CreateRequest(
+            cid=cid,
+            spec=plan.spec,
+            bundle=plan.bundle,
+            stdio=Stdio(null, null, null),
+            overlay=plan.overlay,
+            restore=plan,
+        )
+        Container.create(root, request)
+    finally:
+        os.close(null)
 
 
 def finish(root: Path, token: str) -> Container:

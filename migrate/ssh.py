@@ -215,8 +215,8 @@ def _lookup(text: str, host: str) -> Found:
 
 def _quiet_paramiko() -> None:
     """paramiko logs every failure that it also raises, with a traceback."""
-    if not log.isEnabledFor(logging.DEBUG):
-        logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+    detailed = log.isEnabledFor(logging.DEBUG)
+    logging.getLogger("paramiko").setLevel(logging.INFO if detailed else logging.CRITICAL)
 
 
 # Getting there

@@ -101,6 +101,7 @@ def migrate(
     *,
     rename: str | None = None,
     bytes_per_s: float | None = None,
+    retry_for_s: float = RETRY_FOR_S,
     progress: Progress = no_progress,
     ask: Ask | None = None,
 ) -> MigrateReport:
@@ -111,6 +112,8 @@ def migrate(
         route: How to get there.
         rename: Its id over there, when it is to have another one.
         bytes_per_s: Upper limit of the transfer's rate.
+        retry_for_s: How long to look for the destination when the line breaks in the moment of the
+            handover.
         progress: Called while it works.
         ask: For passphrases and passwords.
 
@@ -127,8 +130,8 @@ def migrate(
     with DumpWorker(container) as worker, talk_to(route, ask) as far:
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
         _offer(far, container, intent)
-        outcome = _Handover(container, intent, far, worker, report)
-        outcome.run(bytes_per_s, progress, ask)
+        handover = _Handover(container, intent, far, worker, report, ask)
+        handover.run(bytes_per_s, progress, retry_for_s)
     return report
 
 
@@ -190,14 +193,16 @@ class _Handover:
         far: Conversation,
         worker: DumpWorker,
         report: MigrateReport,
+        ask: Ask | None,
     ) -> None:
         self._container = container
         self._intent = intent
         self._far = far
         self._worker = worker
         self._report = report
+        self._ask = ask
 
-    def run(self, bytes_per_s: float | None, progress: Progress, ask: Ask | None) -> None:
+    def run(self, bytes_per_s: float | None, progress: Progress, retry_for_s: float) -> None:
         """From the freeze to the end of ours, or back to where we were."""
         with self._container.operation() as status:
             try:
@@ -205,12 +210,12 @@ class _Handover:
                 self._stream(bytes_per_s, progress)
                 decide(self._container, self._intent)
             except BaseException as exc:
-                self._give_up(exc, ask)
+                self._give_up(exc)
                 raise
             # Ownership is open from here on; the worker finds so in the record, and only the
             # destination's answer closes it.
             self._worker.end()
-        if self._commit(ask):
+        if self._commit(retry_for_s):
             give_away(self._container)
             # Without this word the destination forgets by itself in time.
             with contextlib.suppress(TransportError):
@@ -235,7 +240,7 @@ class _Handover:
         report.processes, report.tasks = int(dumped["processes"]), int(dumped["tasks"])
         report.warnings = (*dumped.get("warnings", ()), *prepared.warnings)
 
-    def _give_up(self, exc: BaseException, ask: Ask | None) -> None:
+    def _give_up(self, exc: BaseException) -> None:
         """Before the commit: thaw ours at once, then see that nothing stays over there."""
         self._worker.end()
         if isinstance(exc, RemoteError):
@@ -243,21 +248,21 @@ class _Handover:
         try:
             self._far.peer.send(Abort(f"the source gave up: {_first_line(exc)}"))
         except TransportError:
-            self._abort_elsewhere(ask)
+            self._abort_elsewhere()
         except BaseException as further:
             exc.add_note(f"telling the other host failed too: {further}")
 
-    def _abort_elsewhere(self, ask: Ask | None) -> None:
+    def _abort_elsewhere(self) -> None:
         """The line is gone; what stands over there would keep its id until somebody asks."""
         try:
-            with talk_to(self._intent.route, ask) as far:
+            with talk_to(self._intent.route, self._ask) as far:
                 far.peer.send(Query(self._intent.token, Wish.ABORT))
                 far.peer.receive(Answer)
                 far.peer.send(Done(self._intent.token))
         except (WherryError, OSError) as exc:
             log.info("%s: the other host cannot be told: %s", self._container.id, exc)
 
-    def _commit(self, ask: Ask | None) -> bool:
+    def _commit(self, retry_for_s: float) -> bool:
         """Say commit and learn that it runs there.
 
         Returns:
@@ -272,22 +277,27 @@ class _Handover:
         try:
             peer.send(Commit(intent.token))
             peer.receive(Running)
-        except RemoteError as exc:
-            # Its own words say why; whether it is truly ours again, only its book can tell.
-            self._settle(ask, exc)
+        except MigrateError as exc:
+            # Whatever it said or did not say: whether it is ours again, only its book can tell.
+            self._settle(retry_for_s, exc)
             return False
-        except TransportError as exc:
-            self._settle(ask, exc)
-            return False
+        except BaseException:
+            log.warning(
+                "%s: interrupted in the moment of the handover; it stays frozen until"
+                " wherry migrate --resume %s",
+                container.id,
+                container.id,
+            )
+            raise
         ended = time.monotonic_ns()
         self._report.thaw_ns = ended - self._prepared
         self._report.downtime_ns = ended - self._began
         log.info("%s: runs on %s", container.id, intent.route.destination)
         return True
 
-    def _settle(self, ask: Ask | None, cause: MigrateError) -> None:
+    def _settle(self, retry_for_s: float, cause: MigrateError) -> None:
         answer = settle(
-            self._container, self._intent, Wish.FINISH, ask=ask, retry_for_s=RETRY_FOR_S
+            self._container, self._intent, Wish.FINISH, ask=self._ask, retry_for_s=retry_for_s
         )
         if answer.phase in (Phase.RUNNING, Phase.COMMITTED):
             self._report.downtime_ns = time.monotonic_ns() - self._began

@@ -13,7 +13,7 @@ from migrate.cli.progress import progress_display
 from migrate.cli.ssh_options import ask_person, ssh_options
 from migrate.destination import Destination
 from migrate.errors import MigrateError
-from migrate.handover import Intent, intent_of, settle
+from migrate.handover import RETRY_FOR_S, Intent, intent_of, settle
 from migrate.messages import Answer, Phase, Wish
 from migrate.rate_limit import parse_rate
 from migrate.remote import Route
@@ -37,6 +37,14 @@ _MEANING = {
 @click.argument("destination", metavar="[USER@]HOST", required=False)
 @click.option("--rename", metavar="NEW-ID", help="Give it another id over there.")
 @click.option("--bwlimit", metavar="RATE", help="At most so many bytes per second: 500k, 20M.")
+@click.option(
+    "--retry-for",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=RETRY_FOR_S,
+    show_default=True,
+    help="How long to look for the other host when the line breaks during the handover.",
+)
 @click.option("--status", is_flag=True, help="Tell how an interrupted migration stands.")
 @click.option("--resume", is_flag=True, help="Finish an interrupted migration.")
 @click.option("--abort", is_flag=True, help="Take an interrupted migration back if it can be.")
@@ -50,6 +58,7 @@ def command(
     destination: str | None,
     rename: str | None,
     bwlimit: str | None,
+    retry_for: float,
     status: bool,
     resume: bool,
     abort: bool,
@@ -80,11 +89,16 @@ def command(
             f" {target}",
             reason="bad-destination",
         )
-    _migrate(container, route_to(target), rename, bwlimit, as_json)
+    _migrate(container, route_to(target), rename, bwlimit, retry_for, as_json)
 
 
 def _migrate(
-    container: Container, route: Route, rename: str | None, bwlimit: str | None, as_json: bool
+    container: Container,
+    route: Route,
+    rename: str | None,
+    bwlimit: str | None,
+    retry_for_s: float,
+    as_json: bool,
 ) -> None:
     from migrate.stopcopy import migrate
 
@@ -95,6 +109,7 @@ def _migrate(
             route,
             rename=rename,
             bytes_per_s=limit,
+            retry_for_s=retry_for_s,
             progress=progress,
             ask=ask_person,
         )
