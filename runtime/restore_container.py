@@ -14,7 +14,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 from formats.errors import Refusal
 from formats.statefile import ImageReader, open_image
@@ -33,6 +33,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class ImageSource(Protocol):
+    """Where an image comes from: any binary file that reads into buffers."""
+
+    def readinto(self, buffer: memoryview, /) -> int | None:
+        """Fill *buffer* or a part of it; the count of bytes, 0 at the end."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
 class RestorePlan:
     """A restore that was judged possible, with its image opened.
 
@@ -46,11 +56,12 @@ class RestorePlan:
     def __init__(
         self,
         restore: Restore,
-        source: BinaryIO,
+        source: ImageSource,
         *,
         bundle: Path | None,
         spec: dict[str, Any] | None,
         name: str,
+        path: str,
     ) -> None:
         image = restore.image
         metadata = image.metadata if isinstance(image.metadata, dict) else {}
@@ -62,7 +73,7 @@ class RestorePlan:
         else:
             self.differences, refusals = spec_diff.judge(saved, spec)
             if refusals:
-                raise RefusedError(f"cannot restore {name} with this bundle", refusals)
+                raise RefusedError(f"cannot restore {name} with this configuration", refusals)
         for difference in self.differences:
             log.info("%s: %s", difference.path, difference.verdict)
         self.spec = spec
@@ -71,13 +82,14 @@ class RestorePlan:
         self._restore = restore
         self._source = source
         self._name = name
+        self._path = path
         self._created = image.created_ns
         self._container_id = image.container_id
 
     def origin(self) -> dict[str, Any]:
         """Where the container comes from, for its record."""
         return {
-            "image": self._name,
+            "image": self._path,
             "container_id": self._container_id,
             "created_ns": self._created,
         }
@@ -101,7 +113,7 @@ class RestorePlan:
         Raises:
             RestoreError, RefusedError, ImageError: It failed; the caller destroys what was made.
         """
-        with self._restore as restore, self._source:
+        with self._restore as restore, contextlib.closing(self._source):
             if overlay is not None:
                 overlay.make_directories()
             restore.fill_overlay(None if overlay is None else str(overlay.upper))
@@ -123,13 +135,14 @@ class RestorePlan:
         return init
 
 
-def plan_restore(path: Path, bundle: Path | None) -> RestorePlan:
+def plan_restore(path: Path, bundle: Path | None, cid: str) -> RestorePlan:
     """Open a state file and judge whether it can be restored here.
 
     Args:
         path: The state file.
         bundle: The new container's bundle; None takes the one that the image names, with the
             configuration from the image.
+        cid: The new container's id, for messages.
 
     Raises:
         ImageError: The file is no image, damaged, or of a newer version.
@@ -143,14 +156,19 @@ def plan_restore(path: Path, bundle: Path | None) -> RestorePlan:
         spec = load_spec(bundle).raw
     source = open_image(path)
     try:
-        return plan_from_source(source, bundle, spec=spec, name=str(path))
+        return plan_from_source(source, bundle, spec=spec, name=cid, image=str(path))
     except BaseException:
         source.close()
         raise
 
 
 def plan_from_source(
-    source: BinaryIO, bundle: Path | None, *, spec: dict[str, Any] | None, name: str
+    source: ImageSource,
+    bundle: Path | None,
+    *,
+    spec: dict[str, Any] | None,
+    name: str,
+    image: str = "",
 ) -> RestorePlan:
     """Judge an image that comes from anywhere, also from a pipe, at its start.
 
@@ -158,14 +176,15 @@ def plan_from_source(
         source: The image's bytes. The plan owns it from now on.
         bundle: As for plan_restore.
         spec: The configuration of *bundle*; None takes the image's.
-        name: What to call the image in messages.
+        name: The new container's id, for messages.
+        image: Where the image lies, for the container's record.
 
     Raises:
         ImageError, RefusedError: As plan_restore.
     """
     restore = Restore(ImageReader(source), name)
     restore.check_host()
-    return RestorePlan(restore, source, bundle=bundle, spec=spec, name=name)
+    return RestorePlan(restore, source, bundle=bundle, spec=spec, name=name, path=image)
 
 
 def _without_place(saved: dict[str, Any]) -> dict[str, Any]:

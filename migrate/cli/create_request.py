@@ -109,7 +109,7 @@ def request_from(
     if options.restore is not None:
         from runtime.restore_container import plan_restore
 
-        plan = plan_restore(options.restore, options.bundle)
+        plan = plan_restore(options.restore, options.bundle, cid)
         spec, bundle = plan.spec, plan.bundle
     else:
         from runtime.spec import load_spec

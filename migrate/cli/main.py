@@ -187,7 +187,8 @@ def _fail(exc: BaseException, sentence: str, code: int) -> int:
     from migrate.cli.logs import write_failure
 
     settings = _settings()
-    lines = [f"wherry: {sentence}", *(f"wherry: note: {note}" for note in _notes(exc))]
+    notes = [note for note in _notes(exc) if settings.debug or not note.startswith("Traceback")]
+    lines = [f"wherry: {sentence}", *(f"wherry: note: {note}" for note in notes)]
     if settings.debug:
         import traceback
 

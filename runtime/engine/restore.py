@@ -280,7 +280,7 @@ class Restore:
 
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
-            put(ahead, memoryview(ahead.unpack()))
+            put(ahead, memoryview(bytearray(ahead.unpack())))
         self._reader.for_each_chunk(put)
         self._reader.finish()
         self.report.memory_bytes = done

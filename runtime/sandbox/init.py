@@ -145,8 +145,9 @@ def _set_up(plan: InitPlan) -> Callable[[], None]:
     """Build the container around us; return what to do once the parent knows."""
     spec = plan.spec
     _enter_namespaces(plan)
-    with step("start a session"):
-        os.setsid()
+    if plan.restore is None:  # the engine makes the sessions, this one among them, in its order
+        with step("start a session"):
+            os.setsid()
     os.umask(0)
     place_stdio(plan.stdio)
     root_fd = _attach_root(plan)
