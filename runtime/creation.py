@@ -20,6 +20,7 @@ from runtime.destruction import tear_down
 from runtime.detach import fork_detached, replace_other_fds
 from runtime.errors import ContainerError, ContainerExistsError
 from runtime.ids import validate_id
+from runtime.kernel import prctl
 from runtime.line_socket import Message
 from runtime.metadata import (
     Metadata,
@@ -177,6 +178,8 @@ def _monitor(builder: _Builder, lock: OperationLock, report: Callable[[Message],
     monitor = Monitor(builder.directory, init, cgroups, builder.start_process)
     # The command's part is done: whether it lives or was killed, the next one may go on.
     lock.release()
+    os.chdir("/")  # wherever the command was called: that file system can be unmounted
+    prctl.set_name("wherry-monitor")
     report({"pid": init.pid})
     replace_other_fds(
         {*monitor.kept_fds(), init.pidfd, init.report_fd}, builder.directory / MONITOR_LOG

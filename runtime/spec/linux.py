@@ -59,6 +59,16 @@ _SECCOMP_FLAGS = (
 )
 
 
+def seccomp_names() -> dict[str, list[str]]:
+    """The words of seccomp profiles that are understood, for ``wherry features``."""
+    return {
+        "actions": list(_ACTIONS),
+        "operators": list(_OPERATORS),
+        "knownFlags": list(_SECCOMP_FLAGS),
+        "supportedFlags": list(_SECCOMP_FLAGS),
+    }
+
+
 def parse_linux(node: Node | None) -> Linux:
     """Parse ``linux``; an absent one is an empty one."""
     if node is None:

@@ -116,6 +116,13 @@ _UNSUPPORTED: Final = {
 }
 
 
+def option_names() -> list[str]:
+    """Every option that is understood, for ``wherry features``; others go to the file system."""
+    recursive = [f"r{name}" for name in _ATTRIBUTES]
+    own = ("bind", "rbind", "tmpcopyup", "defaults")
+    return sorted({*own, *_ATTRIBUTES, *recursive, *_SUPERBLOCK_FLAGS, *PROPAGATION})
+
+
 def with_options(mount: Mount, options: tuple[str, ...]) -> Mount:
     """Return *mount* with *options* taken apart.
 
