@@ -7,7 +7,7 @@ int main(int argc, char **argv)
     begin(argc, argv);
     pid_t middle = (pid_t)MUST(fork());
     if (middle == 0) {
-        MUST(unshare(CLONE_NEWPID));
+        MUST(unshare(CLONE_NEWUSER | CLONE_NEWPID));
         pid_t child = (pid_t)MUST(fork());
         if (child == 0) {
             mark("inside");

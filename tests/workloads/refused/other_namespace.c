@@ -8,7 +8,7 @@ int main(int argc, char **argv)
     begin(argc, argv);
     pid_t child = (pid_t)MUST(fork());
     if (child == 0) {
-        MUST(unshare(CLONE_NEWNET | CLONE_NEWUTS));
+        MUST(unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWUTS));
         MUST(stat("/proc/self/ns/net", &own));
         mark("inside");
         await("go");

@@ -8,7 +8,7 @@ int main(int argc, char **argv)
 {
     struct uffdio_api api = {.api = UFFD_API};
     begin(argc, argv);
-    int fd = (int)MUST(syscall(SYS_userfaultfd, O_CLOEXEC));
+    int fd = (int)MUST(syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY));
     MUST(ioctl(fd, UFFDIO_API, &api));
     ready_then_go();
     pass();
