@@ -20,7 +20,8 @@ started                                              ``{}`` when the init has be
 lease                                                ``{}``; then the lease lasts until ``release``,
                                                      and a lost connection means: thaw
 release                                              ``{}``
-destroy                                              ``{}`` once everything was killed
+destroy                                              ``{}`` when everything was killed; the monitor
+                                                     then removes the cgroups and ends
 ========  =========================================  ==============================================
 
 An answer with the key ``error`` is a failure (error_report.py). Wait statuses are as os.waitpid()
@@ -93,6 +94,7 @@ class Monitor:
         self._directory = directory
         self._init = init
         self._init_pid = init.pid
+        self._destroying = False
         self._start_result: dict[str, Any] | None = None
         self._start_waiters: list[_Client] = []
         self._cgroups = cgroups
@@ -131,6 +133,8 @@ class Monitor:
             self._serve_once(left)
         for client in self._strangers.values():
             self._answer(client, {"error": error_to_json(_status_unknown())})
+        if self._destroying:
+            self._cgroups.destroy()
         self._listener.close()
 
     def _serve_once(self, timeout_s: float | None) -> None:
@@ -331,6 +335,8 @@ class Monitor:
         self._answer(client, {})
 
     def _op_destroy(self, client: _Client, _message: dict[str, Any]) -> None:
+        # Asked by those who have lost the record, in which the cgroups' names stand.
+        self._destroying = True
         self._cgroups.kill_all()
         self._answer(client, {})
 
