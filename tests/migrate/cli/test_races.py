@@ -1,4 +1,4 @@
-"""Commands at once, and commands that are killed: never a torn container, always a deletable one."""
+"""Commands at once, and commands that are killed: whatever is left can be deleted."""
 
 from __future__ import annotations
 
