@@ -33,6 +33,7 @@ class Vma:
         name: ``[vdso]``, ``[vvar]`` and the like, or the name of an anonymous mapping.
         accounted: Whether its memory counts against the overcommit limit: it is, or once was,
             private and writable.
+        lock_on_fault: With MAP_LOCKED among the flags: only pages that are touched, mlock2(2).
     """
 
     start: int
@@ -45,6 +46,7 @@ class Vma:
     advice: tuple[int, ...] = ()
     name: str = ""
     accounted: bool = True
+    lock_on_fault: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ class DumpContext:
         frozen: Its stopped tasks.
         ns_pids: Host pid to container pid, threads included.
         refusals: What cannot be saved; a dump that finds any goes no further.
+        unreported_stops: Stopped processes (our pids) whose parent has not waited for the stop yet.
         warnings: What is saved with a difference that the program might see.
     """
 
@@ -27,6 +28,7 @@ class DumpContext:
     comms: dict[int, str] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    unreported_stops: set[int] = field(default_factory=set)
     _last_id: int = 0
 
     def new_id(self) -> int:

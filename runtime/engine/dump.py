@@ -197,6 +197,7 @@ class _Dump:
             exit_status=0,
             comm=stat.comm,
             stopped=self.context.frozen.group_stops.get(pid, 0),
+            stop_reported=pid not in self.context.unreported_stops,
             mm_id=mm_id,
             files_id=files_id,
             cwd=self._directory(process, "cwd"),

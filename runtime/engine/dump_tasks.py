@@ -53,6 +53,8 @@ log = logging.getLogger(__name__)
 _ITIMERS = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
 _SIGEV = {"signal": 0, "none": 1, "thread": 2}
 SIGEV_THREAD_ID = 4
+P_PID = 1  # <sys/wait.h>
+PEEK_STOPPED = 0x01000003  # WNOHANG | WSTOPPED | WNOWAIT
 
 
 @dataclass(slots=True)
@@ -315,6 +317,13 @@ class _Questions:
             self.batch.call("timer_gettime", info.timer_id, room)
             overrun = self.batch.call("timer_getoverrun", info.timer_id)
             self._timers.append((info, room, overrun))
+        self._stops: list[tuple[int, Out]] = []
+        for child in proc_task.children(self.pid):
+            if child in self.context.frozen.group_stops:
+                room = self.batch.out(ptrace.SIGINFO_SIZE)
+                inside = self.context.ns_pids[child]
+                self.batch.call("waitid", P_PID, inside, room, PEEK_STOPPED, 0)
+                self._stops.append((child, room))
         self._dumpable = self.batch.call("prctl", PR_GET_DUMPABLE)
         self._subreaper = self._prctl_out(PR_GET_CHILD_SUBREAPER, 4)
         self._brk = self.batch.call("brk", 0)
@@ -324,6 +333,10 @@ class _Questions:
 
     def process(self, answers: Answers) -> ProcessAnswers:
         """What the leader said about the process."""
+        for child, room in self._stops:
+            # waitid leaves si_pid zero when there is nothing to report.
+            if any(answers.read(room)[16:20]):
+                self.context.unreported_stops.add(child)
         actions = []
         for number, room in self._actions:
             handler, flags, restorer, mask = signals.SIGACTION.unpack(answers.read(room))

@@ -55,22 +55,34 @@ class Frozen:
 
     def detach(self) -> None:
         """Let every task go on where it was."""
-        # Threads before their leader, whose end is reported only after theirs.
-        for tid in sorted(self.tracees, key=lambda tid: tid == self.tracees[tid].pid):
+        killed = []
+        for tid in list(self.tracees):
             try:
                 ptrace.detach(tid)
             except ProcessLookupError:
-                _reap(tid)
+                killed.append(tid)
             del self.tracees[tid]
+        _reap(killed)
 
 
-def _reap(tid: int) -> None:
-    """Take the end of a killed task, so that its own parent hears of it."""
-    with contextlib.suppress(ChildProcessError):
-        while True:
-            stop = ptrace.wait_stop(tid)
-            if stop is None or stop.gone:
-                return
+def _reap(tids: list[int]) -> None:
+    """Take the end of killed tasks, so that their own parents hear of it.
+
+    The order in which they end is the kernel's: a leader after its threads, an init after its
+    whole namespace. So nobody in particular is waited for.
+    """
+    waiting = set(tids)
+    while waiting:
+        for tid in sorted(waiting):
+            try:
+                stop = ptrace.wait_stop(tid, block=False)
+            except ChildProcessError:
+                waiting.discard(tid)
+                continue
+            if stop is not None and stop.gone:
+                waiting.discard(tid)
+        if waiting:
+            time.sleep(_POLL_S)
 
 
 class _VforkError(Exception):

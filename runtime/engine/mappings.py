@@ -109,6 +109,7 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
         advice=advice,
         name=name,
         accounted="ac" in mapping.vm_flags,
+        lock_on_fault="lf" in mapping.vm_flags,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -315,9 +314,16 @@ class Restore:
         for record in records:
             if record.zombie:
                 end_task(tree.tasks[record.pid], record.exit_status)
-        for process in self._processes:
+        # A stop is reported to the parent, who must still be able to swallow that: children first.
+        stopped = [process for process in reversed(self._processes) if process.record.stopped]
+        running = [process for process in self._processes if not process.record.stopped]
+        for process in stopped:
             self._settle_signals(process)
-        for process in self._processes:
+            self._hand_over(process, hole)
+            restore_threads.stop_process(process)
+        for process in running:
+            self._settle_signals(process)
+        for process in running:
             self._hand_over(process, hole)
 
     def _second_step(self, files: RestoredFiles) -> None:
@@ -328,8 +334,11 @@ class Restore:
                     restore_flags(files, record)
                 kind.finish(files, record)
 
-    @staticmethod
-    def _settle_signals(process: RestoredProcess) -> None:
+    def _settle_signals(self, process: RestoredProcess) -> None:
+        for child in self._processes:
+            record = child.record
+            if record.ppid == process.record.pid and record.stopped and record.stop_reported:
+                restore_threads.swallow_stop(process, record.pid)
         for task in process.tasks:
             restore_threads.flush_signals(task)
         restore_threads.queue_signals(process)
@@ -344,6 +353,8 @@ class Restore:
         leader.settle()
         for task, thread in zip(process.tasks, process.record.threads, strict=True):
             restore_threads.restore_registers(task, thread)
+            if not process.record.stopped:
+                restore_threads.restore_sigmask(task, thread)
 
     def release(self, cgroups: Freezer) -> None:
         """Freeze the container by its cgroup and let go of its tasks; it is *created* now."""
@@ -351,13 +362,6 @@ class Restore:
             # They count as frozen only when we have let go.
             cgroups.freeze(timeout_s=0)
         for process in self._processes:
-            self._stop_again(process)
-        for process in self._processes:
             for task in process.tasks:
                 restore_threads.detach(task)
         self._processes = []
-
-    @staticmethod
-    def _stop_again(process: RestoredProcess) -> None:
-        if process.record.stopped:
-            os.kill(process.leader.pid, process.record.stopped)

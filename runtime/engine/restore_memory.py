@@ -17,7 +17,6 @@ from runtime.engine.mappings import (
     MAP_ANONYMOUS,
     MAP_FIXED_NOREPLACE,
     MAP_LOCKED,
-    MAP_NORESERVE,
     MAP_PRIVATE,
     MAP_SHARED,
 )
@@ -59,9 +58,6 @@ def map_address_space(
         if vma.backing is Backing.VDSO:
             continue
         flags = (vma.flags & ~MAP_LOCKED) | MAP_FIXED_NOREPLACE
-        if not vma.accounted and vma.flags & MAP_PRIVATE:
-            # A reserve without memory behind it must not count as if it were all used.
-            flags |= MAP_NORESERVE
         fd = _NO_FD if vma.backing is Backing.ANONYMOUS else number_of(vma)
         if vma.backing is not Backing.ANONYMOUS:
             flags &= ~MAP_ANONYMOUS
@@ -127,7 +123,9 @@ def finish_address_space(task: NewTask, space: AddressSpace, hole: int) -> None:
         if _first_protection(vma) != vma.protection:
             batch.call("mprotect", vma.start, size, vma.protection)
         if vma.flags & MAP_LOCKED:
-            batch.call("mlock2", vma.start, size, MLOCK_ONFAULT)
+            # A mapping that cannot be read is locked all the same, with an error.
+            how = MLOCK_ONFAULT if vma.lock_on_fault else 0
+            batch.call("mlock2", vma.start, size, how, may_fail=not vma.protection & PROT_READ)
         if batch.full:
             task.do(batch)
             batch = Batch()

@@ -11,7 +11,7 @@ from formats.records.task import Credentials, PosixTimer, Process, Thread
 from runtime.engine import signals
 from runtime.engine.arch import current as arch
 from runtime.engine.new_task import THREAD_FLAGS, NewTask
-from runtime.engine.remote import Batch
+from runtime.engine.remote import ALL_BUT_TRAP, Batch
 from runtime.kernel import ptrace, sched_attr
 from runtime.kernel.capabilities import last_capability
 from runtime.kernel.prctl import (
@@ -29,6 +29,7 @@ from runtime.kernel.prctl import (
     PR_TIMER_CREATE_RESTORE_IDS,
 )
 
+P_PID, WNOHANG, WSTOPPED = 1, 1, 2  # <sys/wait.h>
 SECBIT_NO_SETUID_FIXUP = 1 << 2  # include/uapi/linux/securebits.h
 _CAP_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
 _SIGEVENT = struct.Struct("<Qiii44x")  # value, signal, notify, thread id; 64 bytes
@@ -267,7 +268,33 @@ def restore_registers(task: NewTask, record: Thread) -> None:
     ptrace.set_regset(task.tid, arch.NT_X86_XSTATE, record.xstate)
     registers = arch.Registers.unpack(record.registers).without_restart_block()
     task.set_registers(registers)
+
+
+def restore_sigmask(task: NewTask, record: Thread) -> None:
+    """Unblock: from here on a signal may be taken as soon as the task goes on."""
     ptrace.set_sigmask(task.tid, record.sigmask)
+
+
+def stop_process(process: RestoredProcess) -> None:
+    """Put a process into a job-control stop, without any of its threads running in between.
+
+    The leader takes the stop signal, while everything else is blocked; the kernel then owes every
+    other thread a stop, which it enters before it could return to user space.
+    """
+    sig = process.record.stopped
+    ptrace.set_sigmask(process.leader.tid, ALL_BUT_TRAP & ~(1 << (sig - 1)))
+    os.kill(process.leader.pid, sig)
+    for task in process.tasks:
+        ptrace.resume(task.tid)
+        while (stop := task.wait()).event != ptrace.PTRACE_EVENT_STOP:
+            ptrace.resume(task.tid, stop.signal if stop.signal == sig else 0)
+    for task, thread in zip(process.tasks, process.record.threads, strict=True):
+        restore_sigmask(task, thread)
+
+
+def swallow_stop(process: RestoredProcess, child: int) -> None:
+    """Let a parent wait for a child's stop that it had already seen before the checkpoint."""
+    process.leader.call("waitid", P_PID, child, 0, WNOHANG | WSTOPPED, 0)
 
 
 def detach(task: NewTask) -> None:

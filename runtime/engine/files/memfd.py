@@ -7,7 +7,7 @@ import os
 
 from formats.records.files import MemFd
 from runtime.engine.files.kind import Kind, Look
-from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.files.table import DELETED, FileTable
 
 _PREFIX = "/memfd:"
@@ -44,7 +44,7 @@ class MemFds(Kind):
 
     def restore(self, files: RestoredFiles, record: MemFd) -> int:
         memory = files.shared_memory(record.object_id, record)
-        fd = os.open(f"/proc/self/fd/{memory}", record.flags | os.O_CLOEXEC)
+        fd = open_again(memory, record.flags)
         if record.position:
             os.lseek(fd, record.position, os.SEEK_SET)
         return fd

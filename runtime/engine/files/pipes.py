@@ -12,7 +12,7 @@ import termios
 from formats.records.files import Pipe, PipeEnd
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.mounts import open_inside
-from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.files.table import FileTable
 from runtime.kernel.splice import tee
 
@@ -83,7 +83,7 @@ class Pipes(Kind):
     def restore(self, files: RestoredFiles, record: PipeEnd) -> int:
         through = files.once(("pipe", record.pipe_id), lambda: self._restore_pipe(files, record))
         # Opening by the magic link makes a description of its own, with its own flags.
-        return os.open(f"/proc/self/fd/{through}", record.flags | os.O_NONBLOCK | os.O_CLOEXEC)
+        return open_again(through, record.flags | os.O_NONBLOCK)
 
     @staticmethod
     def _restore_pipe(files: RestoredFiles, record: PipeEnd) -> int:
@@ -94,7 +94,7 @@ class Pipes(Kind):
         else:
             read, write = os.pipe2(os.O_CLOEXEC)
             os.fchown(read, pipe.uid, pipe.gid)
-            through = os.open(f"/proc/self/fd/{read}", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+            through = open_again(read, os.O_RDWR | os.O_NONBLOCK)
             os.close(read)
             os.close(write)
         files.close_later(through)

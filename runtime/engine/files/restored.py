@@ -10,7 +10,7 @@ from formats.records.codec import Record
 from formats.records.files import DeletedFile, MemFd
 from formats.records.memory import SharedMemory
 from runtime.engine.files.mounts import open_inside
-from runtime.engine.remote import Tracee
+from runtime.engine.remote import Batch, Tracee
 from runtime.errors import RestoreError
 from runtime.kernel import pidfd
 from runtime.kernel.shmem import shared_anonymous
@@ -18,6 +18,12 @@ from runtime.kernel.shmem import shared_anonymous
 T = TypeVar("T")
 R = TypeVar("R")
 _ID_FIELDS = ("pipe_id", "object_id")
+
+
+def open_again(fd: int, flags: int) -> int:
+    """A description of its own, with its own flags, of the file behind *fd*."""
+    # The way leads over a link of /proc, which O_NOFOLLOW would refuse.
+    return os.open(f"/proc/self/fd/{fd}", flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 class RestoredFiles:
@@ -134,7 +140,7 @@ class RestoredFiles:
 
     def open_deleted(self, object_id: int, flags: int) -> int:
         """A description of its own of a file without a name."""
-        return os.open(f"/proc/self/fd/{self.deleted_file(object_id)}", flags | os.O_CLOEXEC)
+        return open_again(self.deleted_file(object_id), flags)
 
     def content_fd(self, object_id: int) -> int | None:
         """Our descriptor for a content object, or None if it is not one of files."""
@@ -143,8 +149,12 @@ class RestoredFiles:
     # Tasks
 
     def take_from_init(self, fd: int) -> int:
-        """Move descriptor *fd* of the init into ours; the init's stays until it is cleaned up."""
-        return pidfd.get_fd(self._init_pidfd, fd)
+        """Move descriptor *fd* of the init into ours."""
+        ours = pidfd.get_fd(self._init_pidfd, fd)
+        batch = Batch()
+        batch.call("close", fd)
+        self.init.run(batch)
+        return ours
 
     def holders(self, file_id: int) -> list[tuple[Tracee, int]]:
         """Every process that has a file, with its number there; one per descriptor table."""
