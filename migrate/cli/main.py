@@ -117,6 +117,7 @@ def cli(
 
 
 _current: list[Settings] = []
+_stdout = sys.stdout
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
+    global _stdout  # noqa: PLW0603 - see _reader_gone
+    _stdout = sys.stdout
     raise_on_signals()
     _current.clear()
     try:
@@ -155,9 +158,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         return _usage_error(exc)
     except Interrupted as exc:
         return 128 + exc.signum
-    except BrokenPipeError:
-        _silence_stdout()
-        return BROKEN_PIPE
+    except (BrokenPipeError, SystemExit) as exc:
+        return _reader_gone(exc)
     except WherryError as exc:
         return _fail(exc, f"{exc} [{exc.reason}]", exc.exit_code)
     except OSError as exc:
@@ -217,11 +219,16 @@ def _os_sentence(exc: OSError) -> str:
     return f"{exc.filename}: {text}" if exc.filename is not None else text
 
 
-def _silence_stdout() -> None:
-    """Let the interpreter's own flush at exit go nowhere instead of failing again."""
+def _reader_gone(exc: BaseException) -> int:
+    """End as quietly as a program that SIGPIPE has ended."""
+    # Click turns the error into an exit, and puts something that forgives into sys.stdout's place.
+    if isinstance(exc, SystemExit) and sys.stdout is _stdout:
+        return exc.code if isinstance(exc.code, int) else 1
+    # The next flush goes nowhere instead of failing again.
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.close(null)
+    return BROKEN_PIPE
 
 
 if __name__ == "__main__":

@@ -137,6 +137,8 @@ def report(channel: Channel, exc: BaseException) -> None:
     try:
         channel.send_error(exc)
     except OSError:
+        if isinstance(exc, WherryError) and exc.reason == "init-vanished":
+            return  # all that failed is that the parent is gone, which was told to end
         kind = "" if isinstance(exc, WherryError) else f"{type(exc).__name__}: "
         os.write(2, f"wherry: {kind}{exc}\n".encode(errors="replace"))
 

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -290,4 +291,54 @@ def test_a_killed_worker_leaves_the_workload_running(wherry: Wherry, scratch: Pa
     process.communicate(timeout=60)
     wait_until(lambda: wherry.status("one") == "running")
     assert_goes_on(wherry, "one")
+    wherry("delete", "--force", "one")
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_restore_can_be_interrupted_at_any_moment(
+    wherry: Wherry, scratch: Path, signum: int
+) -> None:
+    bundle = counter_bundle(scratch, mebibytes=100)
+    wherry("run", "--detach", "--bundle", bundle, "--overlay", "one")
+    wait_until(lambda: len(steps(wherry, "one")) > 3)
+    wherry("checkpoint", "--image-path", scratch / "image", "one")
+    dice = random.Random(signum)
+    for _ in range(6):
+        with (scratch / "err").open("wb") as err:
+            process = wherry.popen(
+                "restore", "--image-path", scratch / "image", "--detach", "two", stderr=err
+            )
+            deadline = time.monotonic() + dice.uniform(0.06, 0.4)
+            wait_until(lambda: time.monotonic() >= deadline)  # noqa: B023
+            process.send_signal(signum)
+            status = process.wait(60)
+        said = (scratch / "err").read_text()
+        assert status in (0, 128 + signum, -signum), said
+        if status == 128 + signum:
+            assert said == ""
+            assert wherry.status("two") == "absent"
+        wherry("delete", "--force", "two")
+        assert wherry.status("two") == "absent"
+    wherry("restore", "--image-path", scratch / "image", "--detach", "two")
+    assert_goes_on(wherry, "two")
+    for cid in ("one", "two"):
+        wherry("delete", "--force", cid)
+
+
+def test_a_full_disk_harms_nobody(wherry: Wherry, scratch: Path) -> None:
+    bundle = counter_bundle(scratch, mebibytes=20)
+    wherry("run", "--detach", "--bundle", bundle, "--overlay", "one")
+    wait_until(lambda: len(steps(wherry, "one")) > 3)
+    small = scratch / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", small], check=True)
+    try:
+        result = wherry.fails("checkpoint", "--image-path", small / "image", "one")
+        assert "No space left" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+        assert list(small.iterdir()) == []
+        assert wherry.status("one") == "running"
+        assert_goes_on(wherry, "one")
+    finally:
+        subprocess.run(["umount", small], check=True)
     wherry("delete", "--force", "one")
