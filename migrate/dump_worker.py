@@ -28,7 +28,6 @@ from types import TracebackType
 from typing import Any
 
 from formats.statefile import ImageWriter
-from migrate.handover import KEY
 from runtime.checkpoint_container import dumping, freeze_lease
 from runtime.container import Container
 from runtime.engine.api import Progress
@@ -37,7 +36,7 @@ from runtime.errors import ContainerError
 from runtime.interrupt import Interrupted, raise_on_signals
 from runtime.kernel import prctl
 from runtime.line_socket import LineSocket
-from runtime.metadata import read_metadata
+from runtime.metadata import HANDOVER, read_metadata
 
 FREEZE_TIMEOUT_S = 10.0
 F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
@@ -227,7 +226,7 @@ def _dump(container: Container, line: LineSocket, data: int) -> dict[str, Any]:
 def _given_away(directory: Path) -> bool:
     """Whether the record says that the container was given away; then it must stay frozen."""
     try:
-        return KEY in read_metadata(directory).extra
+        return HANDOVER in read_metadata(directory).extra
     except ContainerError:
         return True  # destroyed, or its record: there is nothing to thaw
 

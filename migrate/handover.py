@@ -17,13 +17,12 @@ from migrate.messages import Answer, Done, Phase, Query, Wish
 from migrate.remote import Route, talk_to
 from runtime.container import Container
 from runtime.errors import ContainerNotFoundError
-from runtime.metadata import Metadata, update_metadata
+from runtime.metadata import HANDOVER, Metadata, update_metadata
 from runtime.status import Status
 
 if TYPE_CHECKING:
     from migrate.ssh import Ask
 
-KEY = "handover"  # in Metadata.extra
 RETRY_FOR_S = 30.0
 RETRY_PAUSE_S = 0.5
 
@@ -60,7 +59,7 @@ def intent_of(metadata: Metadata) -> Intent | None:
     Raises:
         MigrateError: The record is damaged.
     """
-    noted = metadata.extra.get(KEY)
+    noted = metadata.extra.get(HANDOVER)
     if noted is None:
         return None
     try:
@@ -80,14 +79,14 @@ def intent_of(metadata: Metadata) -> Intent | None:
 def decide(container: Container, intent: Intent) -> None:
     """Write the intent down; the caller holds the operation lock and the container is frozen."""
     with update_metadata(container.directory) as metadata:
-        metadata.extra[KEY] = intent.to_json()
+        metadata.extra[HANDOVER] = intent.to_json()
         metadata.status = Status.PAUSED
 
 
 def take_back(container: Container) -> None:
     """The destination does not have it and never will: let it go on here."""
     with update_metadata(container.directory) as metadata:
-        metadata.extra.pop(KEY, None)
+        metadata.extra.pop(HANDOVER, None)
         metadata.status = Status.RUNNING
     container.cgroups.thaw()
 

@@ -66,6 +66,7 @@ def require_checkpoint(container: Container, status: Status) -> None:
         WrongStatusError, RefusedError: As checkpoint.
     """
     require_status(container.id, status, "checkpoint", Status.RUNNING, Status.PAUSED)
+    container.require_ours()
     refusals = sandbox_group.checkpoint_refusals(container)
     if refusals:
         raise RefusedError(f"cannot checkpoint {container.id}", refusals)

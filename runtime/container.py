@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from runtime import hooks
 from runtime.errors import ContainerError, ContainerNotFoundError, HookError
 from runtime.ids import find_id
-from runtime.metadata import Metadata, OperationLock, read_metadata, update_metadata
+from runtime.metadata import HANDOVER, Metadata, OperationLock, read_metadata, update_metadata
 from runtime.monitor import find_namespace_pid
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.oci_state import oci_state
@@ -236,11 +236,25 @@ class Container:
         """
         with self.operation() as status:
             require_status(self.id, status, "resume", Status.PAUSED)
+            self.require_ours()
             # The record first: were we killed in between, `resume` can be said again.
             with update_metadata(self.directory) as metadata:
                 if metadata.status is Status.PAUSED:
                     metadata.status = Status.RUNNING
             self.cgroups.thaw()
+
+    def require_ours(self) -> None:
+        """Refuse a container that a migration has given away and whose new owner is not heard of.
+
+        Raises:
+            ContainerError: It may run on another host by now; reason ``handover-pending``.
+        """
+        if HANDOVER in self.metadata.extra:
+            raise ContainerError(
+                f"container {self.id!r} was handed to another host, which may be running it; ask"
+                f" with wherry migrate --status {self.id}",
+                reason="handover-pending",
+            )
 
     def signal(
         self,

@@ -33,6 +33,9 @@ STATE_FILE = "state.json"
 STATE_LOCK = "state.lock"
 VERSION = 1
 
+HANDOVER = "handover"
+"""In `Metadata.extra` of a frozen container that a migration has given to another host."""
+
 
 @dataclass(slots=True)
 class ExecSession:
