@@ -8,6 +8,7 @@ ready. Any failure kills and reaps it; its mounts were never anywhere but in its
 from __future__ import annotations
 
 import os
+import select
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, Protocol
 from formats.errors import WherryError
 from runtime.errors import ContainerError, SpecError
 from runtime.kernel.capabilities import last_capability
+from runtime.kernel.ptrace import WALL
 from runtime.kernel.rlimits import get_rlimit, set_rlimit
 from runtime.sandbox.cgroups import Cgroups
 from runtime.sandbox.cgroups.hierarchy import find_hierarchies
@@ -85,9 +87,32 @@ class InitProcess:
         """Kill and reap the init. Idempotent."""
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        with suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
+        self._reap()
         self._channel.close()
+
+    def _reap(self) -> None:
+        # A failed restore still traces the tasks. The kernel does not let an init end before the
+        # last task of its namespace is reaped, and traced ones are reaped by us alone.
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        try:
+            while os.waitpid(self.pid, os.WNOHANG | WALL)[0] == 0:
+                _reap_traced()
+                poll.poll(1)  # ms; wakes up at once when the init has ended
+        except ChildProcessError:
+            pass  # somebody has reaped it already
+
+
+def _reap_traced() -> None:
+    """Reap the ended tasks that we trace, and leave our own children to who waits for them."""
+    while True:
+        found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
+        if found is None:
+            return
+        status = Path(f"/proc/{found.si_pid}/status").read_text()
+        if f"\nPPid:\t{os.getpid()}\n" in status:
+            return  # it hides what may come after it, until its waiter has taken it
+        os.waitpid(found.si_pid, os.WNOHANG | WALL)
 
 
 def create_init(
@@ -112,8 +137,8 @@ def create_init(
         spec: The configuration, parsed and checked (``check_host``).
         cid: The container's id, for hooks and messages.
         bundle: Its directory, for hooks.
-        cgroups: Its cgroups. Made and limited here unless they exist, and then removed again when
-            this fails.
+        cgroups: Its cgroups. Limited here; made here too, unless ``cgroups.create()`` was called
+            before, and then removed again when this fails.
         overlay: Goes over the root file system.
         stdio: Our descriptors that become 0, 1 and 2, unless the process gets a terminal.
         console: Connected UNIX socket that the terminal's master is sent to, for
@@ -141,7 +166,7 @@ def create_init(
     runner = hooks or SpecHooks(spec)
     made_cgroups = False
     try:
-        if cgroups is not None and not cgroups.exists:
+        if cgroups is not None and not cgroups.made:
             cgroups.create()
             made_cgroups = True
         if cgroups is not None:
@@ -274,9 +299,15 @@ def _converse(plan: InitPlan, near: Channel, runner: Hooks, pid: int, bundle: Pa
 
 
 def _give_fifo(exec_fifo: Path, spec: Spec) -> None:
-    """Let the root of the container's user namespace open the FIFO."""
+    """Let the root of the container's user namespace open the FIFO for writing."""
     linux = spec.linux
-    uid, gid = host_id(linux.uid_mappings, 0), host_id(linux.gid_mappings, 0)
-    if uid and gid is not None:
-        with step(f"give {exec_fifo} to the container's root"):
+    if linux.namespace("user") is None:
+        return
+    with step(f"give {exec_fifo} to the container's root"):
+        uid, gid = host_id(linux.uid_mappings, 0), host_id(linux.gid_mappings, 0)
+        if linux.makes_new("user") and uid is not None and gid is not None:
             os.chown(exec_fifo, uid, gid)
+        else:
+            # Who is root in a namespace that we join is not ours to know; writing to it does no
+            # more than saying "ready"
+            exec_fifo.chmod(0o622)

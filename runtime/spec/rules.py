@@ -67,9 +67,10 @@ def _check_joined_mounts(spec: Spec) -> None:
 def _check_sysctl(spec: Spec, name: str) -> None:
     path = f"linux.sysctl[{name!r}]"
     # Both separators are in use: net.ipv4.conf.eth0 and net/ipv4/conf/eth0.100
-    dotted = name if "/" not in name else name.replace(".", "\0").replace("/", ".")
-    if not all(part not in ("", "..") for part in dotted.split(".")):
+    parts = name.split("/") if "/" in name else name.split(".")
+    if any(part in ("", ".", "..") for part in parts):
         raise invalid(path, "is no name of a kernel parameter")
+    dotted = ".".join(parts)
     if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
         kind = "ipc"
     elif dotted.startswith("net."):

@@ -38,12 +38,14 @@ class Cgroups:
         v2: Directory in the cgroup v2 tree, None on a host without one.
         parents: Directories above them that did not exist when this was planned, innermost last.
         exclusive: The name is our own choice, so an existing directory is somebody else's.
+        made: ``create()`` of this very object has made them.
     """
 
     v1: dict[str, Path]
     v2: Path | None
     parents: list[Path] = field(default_factory=list)
     exclusive: bool = False
+    made: bool = field(default=False, compare=False)
 
     # -- planning
 
@@ -152,6 +154,7 @@ class Cgroups:
                 with suppress(OSError):
                     directory.rmdir()
             raise
+        self.made = True
 
     def _make(self, directory: Path, made: list[Path]) -> None:
         for parent in self.parents:
