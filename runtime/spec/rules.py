@@ -99,7 +99,8 @@ def check_host(spec: Spec) -> None:
         if not Path(f"/proc/self/ns/{namespace.kind}").exists():
             why = f"this kernel has no {namespace.kind} namespaces"
             raise unsupported(f"linux.namespaces[{index}]", why)
-    if spec.linux.seccomp is not None and not seccomp_available():
+    # Only whether it is there; importing it, which also loads the library, is the sandbox's part
+    if spec.linux.seccomp is not None and importlib.util.find_spec("pyseccomp") is None:
         why = "needs libseccomp and its Python binding; install wherry[seccomp] and libseccomp2"
         raise unsupported("linux.seccomp", why)
     if spec.linux.makes_new("mnt") and not spec.rootfs.is_dir():
@@ -135,14 +136,3 @@ def check_process_host(process: Process, *, in_user_namespace: bool) -> None:
                 raise unsupported(path, f"this kernel does not know {name}")
             if not in_user_namespace and not ours >> number & 1:
                 raise unsupported(path, f"wherry itself lacks {name} here and cannot grant it")
-
-
-def seccomp_available() -> bool:
-    """Whether pyseccomp can be imported; it needs the library as well."""
-    if importlib.util.find_spec("pyseccomp") is None:
-        return False
-    try:
-        import pyseccomp  # noqa: F401  # it loads the library when imported
-    except (ImportError, RuntimeError, OSError):
-        return False
-    return True

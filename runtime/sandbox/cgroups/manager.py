@@ -14,8 +14,15 @@ from typing import Any
 
 from runtime.errors import ContainerError
 from runtime.kernel import bpf
-from runtime.sandbox.cgroups import freezer
 from runtime.sandbox.cgroups.devices import bpf_program, complete_rules, v1_lines
+from runtime.sandbox.cgroups.freezer import (
+    freeze_v1,
+    freeze_v2,
+    is_frozen_v1,
+    is_frozen_v2,
+    thaw_v1,
+    thaw_v2,
+)
 from runtime.sandbox.cgroups.hierarchy import Hierarchy, find_hierarchies, write_file
 from runtime.sandbox.cgroups.limits import Write, plan_writes
 from runtime.sandbox.cgroups.stats import read_stats
@@ -264,18 +271,18 @@ class Cgroups:
         directory, version = self._freezer()
         with step(f"freeze {directory}", reason="freeze"):
             if version == 2:
-                freezer.freeze_v2(directory, timeout_s)
+                freeze_v2(directory, timeout_s)
             else:
-                freezer.freeze_v1(directory, timeout_s)
+                freeze_v1(directory, timeout_s)
 
     def thaw(self) -> None:
         """Let every task run again; nothing happens to one that runs."""
         directory, version = self._freezer()
         with step(f"thaw {directory}", reason="freeze"):
             if version == 2:
-                freezer.thaw_v2(directory)
+                thaw_v2(directory)
             else:
-                freezer.thaw_v1(directory)
+                thaw_v1(directory)
 
     @property
     def frozen(self) -> bool:
@@ -283,8 +290,8 @@ class Cgroups:
         directory, version = self._freezer()
         try:
             if version == 2:
-                return freezer.is_frozen_v2(directory)
-            return freezer.is_frozen_v1(directory)
+                return is_frozen_v2(directory)
+            return is_frozen_v1(directory)
         except (FileNotFoundError, OSError) as exc:
             if exc.errno in (errno.ENOENT, errno.ENODEV):
                 return False
