@@ -9,7 +9,7 @@ Source: asm/unistd_64.h (x86-64) and asm-generic/unistd.h (aarch64) up to Linux 
 
 from __future__ import annotations
 
-import platform
+import os
 from collections.abc import Mapping
 from typing import Final
 
@@ -416,4 +416,4 @@ def numbers_of(machine: str) -> dict[str, int]:
     return {name: row[column] for name, row in _TABLE.items() if row[column] >= 0}
 
 
-NR: Final[Mapping[str, int]] = numbers_of(platform.machine())
+NR: Final[Mapping[str, int]] = numbers_of(os.uname().machine)

@@ -6,8 +6,8 @@ import gc
 import os
 import signal
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any, NamedTuple, NoReturn
 
 from runtime.errors import ContainerError, WrongStatusError
 from runtime.kernel import prctl
@@ -37,8 +37,7 @@ from runtime.spec.reader import invalid
 from runtime.spec.rules import check_process_host
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     """What the new process needs."""
 
     spec: Spec

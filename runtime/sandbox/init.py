@@ -15,8 +15,7 @@ import gc
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from formats.errors import WherryError
 from runtime.kernel import prctl
@@ -75,8 +74,7 @@ HookRunner = Callable[[str, dict[str, Any]], None]
 """Runs all hooks of a name with an OCI state."""
 
 
-@dataclass(frozen=True, slots=True)
-class InitPlan:
+class InitPlan(NamedTuple):
     """Everything the init needs, decided before it exists."""
 
     spec: Spec

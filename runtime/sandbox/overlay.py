@@ -9,9 +9,8 @@ from __future__ import annotations
 import errno
 import os
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.errors import ContainerError
 from runtime.kernel.mount import (
@@ -26,8 +25,7 @@ from runtime.kernel.mount import (
 from runtime.sandbox.steps import step
 
 
-@dataclass(frozen=True, slots=True)
-class Overlay:
+class Overlay(NamedTuple):
     """The four directories of an overlay.
 
     Attributes:

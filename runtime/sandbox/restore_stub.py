@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 CHANNEL_FD = 1000  # where the stub finds its channel
 
 
-@dataclass(frozen=True, slots=True)
-class RestoreStub:
+class RestoreStub(NamedTuple):
     """What the init executes when a container is restored.
 
     Attributes:

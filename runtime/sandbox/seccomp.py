@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime.errors import MissingFeatureError
 from runtime.kernel.numbers import NR
@@ -30,8 +29,7 @@ _FLAGS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SeccompFilter:
+class SeccompFilter(NamedTuple):
     """A program for ``runtime.kernel.seccomp.install_filter``."""
 
     program: bytes
@@ -102,7 +100,7 @@ def _add_rule(pyseccomp: Any, compiled: Any, rule: SeccompRule, path: str) -> No
     action = _action(pyseccomp, rule.action, rule.errno)
     args = [
         pyseccomp.Arg(
-            arg.index,
+            arg.argument,
             getattr(pyseccomp, arg.op.removeprefix("SCMP_CMP_")),
             arg.value,
             arg.value_two,
@@ -111,7 +109,7 @@ def _add_rule(pyseccomp: Any, compiled: Any, rule: SeccompRule, path: str) -> No
     ]
     # libseccomp joins the conditions of one rule by "and" and allows one condition per argument;
     # several on one argument are, as in runc, alternatives
-    indices = [arg.index for arg in rule.args]
+    indices = [arg.argument for arg in rule.args]
     groups = [args] if len(set(indices)) == len(indices) else [[arg] for arg in args]
     for name in rule.names:
         number = _number(pyseccomp, name)

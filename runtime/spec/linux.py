@@ -232,7 +232,7 @@ def _parse_seccomp_rule(node: Node) -> SeccompRule:
     for entry in node.list_of("args"):
         args.append(
             SeccompArg(
-                index=entry.need("index").integer(0, 5),
+                argument=entry.need("index").integer(0, 5),
                 value=entry.need("value").integer(0),
                 value_two=entry.int_of("valueTwo", 0) or 0,
                 op=entry.need("op").choice(_OPERATORS),

@@ -2,19 +2,21 @@
 
 Field names follow config.md and config-linux.md of the OCI runtime specification (1.2), in snake
 case. ``None`` means "not given" wherever giving nothing differs from giving zero.
+
+Small values are named tuples: a frozen dataclass with slots takes three times as long to define,
+and this module is loaded by every command that starts something.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 Json = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class IdMapping:
+class IdMapping(NamedTuple):
     """A line of /proc/PID/uid_map: *size* ids from *container_id* are *host_id* and on outside."""
 
     container_id: int
@@ -22,8 +24,7 @@ class IdMapping:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Namespace:
+class Namespace(NamedTuple):
     """A namespace of the container.
 
     Attributes:
@@ -77,8 +78,7 @@ class Mount:
         return f"mounts[{self.index}]"
 
 
-@dataclass(frozen=True, slots=True)
-class User:
+class User(NamedTuple):
     """Ids as the container's user namespace sees them; *umask* None keeps the default 0022."""
 
     uid: int = 0
@@ -87,8 +87,7 @@ class User:
     additional_gids: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
+class Capabilities(NamedTuple):
     """The five sets as names."""
 
     bounding: tuple[str, ...] = ()
@@ -98,8 +97,7 @@ class Capabilities:
     ambient: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Rlimit:
+class Rlimit(NamedTuple):
     """A resource limit; unlimited is 2**64 - 1."""
 
     kind: str
@@ -107,8 +105,7 @@ class Rlimit:
     hard: int
 
 
-@dataclass(frozen=True, slots=True)
-class Scheduler:
+class Scheduler(NamedTuple):
     """Arguments of sched_setattr(2); times in ns."""
 
     policy: str
@@ -120,8 +117,7 @@ class Scheduler:
     period_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class IoPriority:
+class IoPriority(NamedTuple):
     """Arguments of ioprio_set(2)."""
 
     io_class: str
@@ -143,7 +139,7 @@ class Process:
     env: tuple[str, ...] = ()
     terminal: bool = False
     console_size: tuple[int, int] | None = None
-    user: User = User()
+    user: User = field(default_factory=User)
     capabilities: Capabilities | None = None
     rlimits: tuple[Rlimit, ...] = ()
     no_new_privileges: bool = False
@@ -153,8 +149,7 @@ class Process:
     cpu_affinity: tuple[int, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """A device node to create. *kind* is ``c``, ``u``, ``b`` or ``p``; *mode* the permissions."""
 
     path: str
@@ -166,8 +161,7 @@ class Device:
     gid: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRule:
+class DeviceRule(NamedTuple):
     """A rule of the device cgroup; *major* and *minor* None mean any."""
 
     allow: bool
@@ -177,8 +171,7 @@ class DeviceRule:
     access: str = "rwm"
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryLimits:
+class MemoryLimits(NamedTuple):
     """Bytes; -1 means unlimited."""
 
     limit: int | None = None
@@ -192,8 +185,7 @@ class MemoryLimits:
     check_before_update: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class CpuLimits:
+class CpuLimits(NamedTuple):
     """Quota, burst, period and real-time values in microseconds."""
 
     shares: int | None = None
@@ -207,8 +199,7 @@ class CpuLimits:
     idle: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceNumber:
+class DeviceNumber(NamedTuple):
     """A block device with one value: a weight, a leaf weight, or a rate per second."""
 
     major: int
@@ -216,8 +207,7 @@ class DeviceNumber:
     value: int
 
 
-@dataclass(frozen=True, slots=True)
-class BlockIoLimits:
+class BlockIoLimits(NamedTuple):
     """Weights are 10 to 1000, rates bytes or operations per second."""
 
     weight: int | None = None
@@ -242,28 +232,26 @@ class Resources:
     """
 
     devices: tuple[DeviceRule, ...] = ()
-    memory: MemoryLimits = MemoryLimits()
-    cpu: CpuLimits = CpuLimits()
+    memory: MemoryLimits = field(default_factory=MemoryLimits)
+    cpu: CpuLimits = field(default_factory=CpuLimits)
     pids: int | None = None
-    block_io: BlockIoLimits = BlockIoLimits()
+    block_io: BlockIoLimits = field(default_factory=BlockIoLimits)
     hugepage_limits: tuple[tuple[str, int], ...] = ()
     class_id: int | None = None
     net_priorities: tuple[tuple[str, int], ...] = ()
     unified: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class SeccompArg:
+class SeccompArg(NamedTuple):
     """A condition on a system call argument, as libseccomp has it."""
 
-    index: int
+    argument: int
     value: int
     value_two: int
     op: str
 
 
-@dataclass(frozen=True, slots=True)
-class SeccompRule:
+class SeccompRule(NamedTuple):
     """What happens to the calls *names* when every one of *args* holds."""
 
     names: tuple[str, ...]
@@ -272,8 +260,7 @@ class SeccompRule:
     args: tuple[SeccompArg, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Seccomp:
+class Seccomp(NamedTuple):
     """A seccomp profile."""
 
     default_action: str
@@ -299,7 +286,7 @@ class Linux:
     time_offsets: dict[str, tuple[int, int]] = field(default_factory=dict)
     devices: tuple[Device, ...] = ()
     cgroups_path: str = ""
-    resources: Resources = Resources()
+    resources: Resources = field(default_factory=Resources)
     sysctl: dict[str, str] = field(default_factory=dict)
     seccomp: Seccomp | None = None
     rootfs_propagation: int = 0

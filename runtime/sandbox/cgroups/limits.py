@@ -7,7 +7,7 @@ hybrid layout needs no case of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.spec.model import BlockIoLimits, CpuLimits, DeviceNumber, MemoryLimits, Resources
 from runtime.spec.reader import unsupported
@@ -15,8 +15,7 @@ from runtime.spec.reader import unsupported
 _R = "linux.resources"
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """One value for one file.
 
     Attributes:
