@@ -35,7 +35,8 @@ static void look(const char *file, char *into)
                                           offset, name);
         } else if (!kernels_own && !strncmp(line, "VmFlags", 7)) {
             drop(line, " sd"); /* whether it was written since the start of counting */
-            drop(line, " ac"); /* the accounting remembers that it once was writable */
+            drop(line, " ac"); /* how it is accounted for, not how it behaves */
+            drop(line, " nr");
             length += (size_t)sprintf(into + length, "%s", line);
         }
         CHECK(length < CAPACITY - 2048, "too many mappings");

@@ -10,11 +10,10 @@ int main(int argc, char **argv)
     MUST(pipe(pipes));
     pid_t caged = (pid_t)MUST(fork());
     if (caged == 0) {
-        struct stat here, root;
-        char directory[64], byte;
+        char directory[64];
         MUST(chroot(in_control("root")));
         MUST(chdir("/inner"));
-        MUST(stat("/", &root));
+        MUST(mkdir("/marker", 0700));
         MUST(write(pipes[1], "1", 1)); /* it cannot see the control directory any more */
         sigset_t set;
         int got;
@@ -25,11 +24,9 @@ int main(int argc, char **argv)
         do
             sigwait(&set, &got);
         while (got != SIGUSR1);
-        MUST(stat("/", &here));
-        CHECK(here.st_ino == root.st_ino, "the root is another directory");
+        CHECK(access("/marker", F_OK) == 0, "the root is another directory");
         CHECK(getcwd(directory, sizeof directory) && !strcmp(directory, "/inner"), "cwd");
         CHECK(access("/proc", F_OK) == -1, "it escaped");
-        (void)byte;
         _exit(0);
     }
     char byte;
