@@ -8,22 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import select
-import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGKILL
 from typing import TYPE_CHECKING, Any
 
 from runtime import hooks
 from runtime.errors import ContainerError, ContainerNotFoundError, HookError
-from runtime.ids import find_id
 from runtime.metadata import HANDOVER, Metadata, OperationLock, read_metadata, update_metadata
-from runtime.monitor import find_namespace_pid
-from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.oci_state import oci_state
-from runtime.process import ProcessRef, process_group
+from runtime.starting import EXEC_FIFO
+from runtime.state_root import find_directory, ids
 from runtime.status import Status, require_status
 
 if TYPE_CHECKING:
@@ -34,8 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-EXEC_FIFO = "exec.fifo"
-_RELEASE_TIMEOUT_MS = 10_000
 _FREEZE_TIMEOUT_S = 10.0
 
 
@@ -85,7 +79,7 @@ class Container:
     def list(cls, root: Path) -> Sequence[Entry]:
         """Every entry of a state root by id; also those that are half created or corrupt."""
         entries = []
-        for cid in _ids(root):
+        for cid in ids(root):
             try:
                 entries.append(Entry(cid, cls(root, read_metadata(root / cid))))
             except ContainerNotFoundError:
@@ -95,11 +89,19 @@ class Container:
         return entries
 
     @classmethod
-    def create(cls, root: Path, request: CreateRequest) -> Container:
-        """Create a container; its program waits for ``start``. Errors: see creation.create."""
+    def create(
+        cls, root: Path, request: CreateRequest, *, meanwhile: Callable[[], None] | None = None
+    ) -> Container:
+        """Create a container; its program waits for ``start``. Errors: see creation.create.
+
+        Args:
+            root: The state root.
+            request: What it shall be.
+            meanwhile: Called while the monitor works, where it costs no time.
+        """
         from runtime.creation import create
 
-        return cls(root, read_metadata(create(root, request)))
+        return cls(root, read_metadata(create(root, request, meanwhile=meanwhile)))
 
     @classmethod
     def run(cls, root: Path, request: CreateRequest) -> Container:
@@ -196,7 +198,7 @@ class Container:
             if self.metadata.frozen_restore:
                 self.cgroups.thaw()
             else:
-                self._release_init()
+                self._release()
             with update_metadata(self.directory) as metadata:
                 # The program may have ended by now, and the monitor have written so.
                 if metadata.status is Status.CREATED:
@@ -275,19 +277,17 @@ class Container:
         Raises:
             ContainerError: No process has the pid *ns_pid*.
         """
+        from runtime.signalling import signal_all, signal_one
+
         status = self.status
         if status not in (Status.CREATED, Status.RUNNING, Status.PAUSED):
             log.warning("container %r is %s, signal %d was not sent", self.id, status, signum)
             return
         if every:
-            self._signal_all(signum)
-            return
-        target = self._process(ns_pid)
-        if group:
-            os.killpg(process_group(target.pid), signum)
+            signal_all(self.cgroups, signum)
         else:
-            send_signal(target, signum)
-        if signum == signal.SIGKILL and ns_pid is None and status is Status.PAUSED:
+            signal_one(self, signum, ns_pid=ns_pid, group=group)
+        if signum == SIGKILL and ns_pid is None and status is Status.PAUSED:
             # A cgroup v1 freezer keeps even SIGKILL waiting until the thaw.
             self.cgroups.thaw()
 
@@ -382,80 +382,36 @@ class Container:
             return Status.STOPPED
         if status is Status.CREATED:
             return Status.CREATED if self._waits_for_start() else Status.RUNNING
-        return Status.PAUSED if self.cgroups.frozen else Status.RUNNING
+        return Status.PAUSED if self._frozen() else Status.RUNNING
+
+    def _frozen(self) -> bool:
+        """Whether the cgroup is frozen.
+
+        On cgroup v2 this reads the kernel's file itself: asking the cgroups' own module would
+        double the time of every ``wherry state``, for all that it imports.
+        """
+        directory = (self.metadata.cgroups or {}).get("v2")
+        if directory is None:
+            return self.cgroups.frozen
+        try:
+            return "frozen 1" in Path(directory, "cgroup.events").read_text()
+        except OSError:  # gone, or being removed
+            return False
 
     def _waits_for_start(self) -> bool:
         """Whether a created container still waits: its ``start`` may have been killed half way."""
         if self.metadata.frozen_restore:
-            return self.cgroups.frozen
+            return self._frozen()
         return (self.directory / EXEC_FIFO).exists()
 
-    def _release_init(self) -> None:
-        """Let the init go on to the program, and wait until it has become that.
+    def _release(self) -> None:
+        from runtime.starting import release_init
 
-        Raises:
-            HookError, ContainerError: As start.
-        """
-        with contextlib.ExitStack() as stack:
-            monitor = None
-            # Connected before, as the monitor ends with a program that ends at once.
-            with contextlib.suppress(MonitorGoneError):
-                monitor = stack.enter_context(MonitorClient(self.directory))
-            self._open_fifo()
-            if monitor is None:
-                return  # the init tells its supervisor, on standard error
-            try:
-                monitor.request("started")
-            except MonitorGoneError:
-                pass  # killed; whether the program runs can be seen
-            except HookError:
-                self._tear_down()
-                raise
-
-    def _open_fifo(self) -> None:
-        """Open the other end of the FIFO that the init waits at.
-
-        Raises:
-            ContainerError: The init died instead of going on.
-        """
-        fifo = self.directory / EXEC_FIFO
-        assert self.metadata.init is not None
-        pidfd = self.metadata.init.open()
-        reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            poll = select.poll()
-            poll.register(reader, select.POLLIN)
-            poll.register(pidfd, select.POLLIN)
-            if poll.poll(_RELEASE_TIMEOUT_MS) and not os.read(reader, 1):
-                raise ContainerError(f"the init of container {self.id!r} died before its program")
-            # Nobody came to the FIFO: an earlier `start` released the init and was killed.
-            fifo.unlink()
-        finally:
-            os.close(reader)
-            os.close(pidfd)
-
-    def _signal_all(self, signum: int) -> None:
-        cgroups = self.cgroups
-        if signum == signal.SIGKILL:
-            cgroups.kill_all()
-            return
-        for pid in cgroups.pids():
-            try:
-                send_signal(ProcessRef.of(pid), signum)
-            except ProcessLookupError:
-                continue
-
-    def _process(self, ns_pid: int | None) -> ProcessRef:
-        if ns_pid is None:
-            assert self.metadata.init is not None
-            return self.metadata.init
-        pid = find_namespace_pid(self.cgroups.pids(), ns_pid)
-        if pid is None:
-            raise ContainerError(
-                f"container {self.id!r}: no process has pid {ns_pid} inside",
-                reason="no-such-process",
-            )
-        return ProcessRef.of(pid)
+            release_init(self.directory, self.metadata)
+        except HookError:
+            self._tear_down()
+            raise
 
     def _hooks(self, name: str) -> tuple[Mapping[str, Any], ...]:
         return tuple((self.metadata.spec.get("hooks") or {}).get(name) or ())
@@ -472,79 +428,6 @@ class Container:
             return self.wait()
         except ContainerError:
             return None
-
-
-def send_signal(process: ProcessRef, signum: int) -> None:
-    """Send a signal to exactly this process; nothing happens when it has ended.
-
-    Raises:
-        ProcessLookupError: It was reaped before we could open it.
-    """
-    pidfd = process.open()
-    try:
-        signal.pidfd_send_signal(pidfd, signum)
-    finally:
-        os.close(pidfd)
-
-
-def find_directory(root: Path, cid: str, *, exact: bool = False) -> Path:
-    """The directory of the container that *cid* means.
-
-    Raises:
-        ContainerNotFoundError, AmbiguousIdError: As Container.load.
-    """
-    known = _ids(root)
-    if exact and cid not in known:
-        raise ContainerNotFoundError(f"container {cid!r} does not exist")
-    return root / find_id(cid, known)
-
-
-def delete_entry(root: Path, cid: str, *, force: bool) -> None:
-    """Delete what the root holds under an id, also when it is half created or corrupt.
-
-    Raises:
-        ContainerNotFoundError: There is nothing, and *force* is not set.
-        ContainerError: The entry is damaged, and *force* is not set.
-    """
-    try:
-        directory = find_directory(root, cid, exact=force)
-    except ContainerNotFoundError:
-        if force:
-            return
-        raise
-    try:
-        container = Container(root, read_metadata(directory))
-    except ContainerNotFoundError:
-        return
-    except ContainerError:
-        if not force:
-            raise
-        _delete_damaged(directory)
-        return
-    container.destroy(force=force)
-
-
-def _delete_damaged(directory: Path) -> None:
-    from runtime.destruction import tear_down
-
-    try:
-        with OperationLock(directory):
-            # Whoever was creating it when we looked may have finished it meanwhile.
-            try:
-                metadata: Metadata | None = read_metadata(directory)
-            except ContainerError:
-                metadata = None
-            tear_down(directory, metadata)
-    except ContainerNotFoundError:
-        return
-
-
-def _ids(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
-    except FileNotFoundError:
-        return []
 
 
 def _is_locked(directory: Path) -> bool:

@@ -20,12 +20,16 @@ DetachedBody = Callable[[Callable[[Message], None]], None]
 """Runs in the detached process; calls its argument once, when it is ready."""
 
 
-def fork_detached(body: DetachedBody) -> Message:
+def fork_detached(body: DetachedBody, meanwhile: Callable[[], None] | None = None) -> Message:
     """Run *body* in a process of its own session that is not our child.
 
     The process is a child subreaper, so that what its descendants leave behind comes to it. SIGINT
     and SIGTERM raise Interrupted in *body* until it has reported. When we are interrupted while we
     wait for the report, the process is told so too, and has ended when this function raises.
+
+    Args:
+        body: What the process does.
+        meanwhile: Called in this process before it waits.
 
     Returns:
         What *body* reported.
@@ -53,7 +57,7 @@ def fork_detached(body: DetachedBody) -> Message:
     theirs.close()
     os.waitpid(middle, 0)
     with ours:
-        return _await_report(ours)
+        return _await_report(ours, meanwhile)
 
 
 def _run(body: DetachedBody, line: LineSocket) -> None:
@@ -88,9 +92,11 @@ def _run(body: DetachedBody, line: LineSocket) -> None:
         os._exit(status)
 
 
-def _await_report(line: LineSocket) -> Message:
+def _await_report(line: LineSocket, meanwhile: Callable[[], None] | None) -> Message:
     first = line.receive()
     try:
+        if meanwhile is not None:
+            meanwhile()
         report = line.receive() if first is not None else None
     except Interrupted:
         assert first is not None

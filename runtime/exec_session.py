@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from runtime.metadata import ExecSession, update_metadata
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.process import ProcessRef, namespace_pids
-from runtime.sandbox.launch import Stdio, exec_process
+from runtime.sandbox.descriptors import Stdio
+from runtime.sandbox.launch import exec_process
 from runtime.spec import parse_process_json, parse_spec
 from runtime.waiting import wait_process
 

@@ -47,7 +47,7 @@ from runtime.errors import ContainerError
 from runtime.kernel import pidfd_info
 from runtime.line_socket import LineSocket, listen, peer_uid
 from runtime.metadata import ExecSession, update_metadata
-from runtime.process import ProcessRef, namespace_pids
+from runtime.process import ProcessRef, find_namespace_pid, namespace_pids
 from runtime.status import Status
 
 if TYPE_CHECKING:
@@ -339,17 +339,6 @@ class Monitor:
         self._destroying = True
         self._cgroups.kill_all()
         self._answer(client, {})
-
-
-def find_namespace_pid(pids: list[int], ns_pid: int) -> int | None:
-    """The pid in our namespace of the process that has *ns_pid* in its own innermost one."""
-    for pid in pids:
-        try:
-            if namespace_pids(pid)[-1] == ns_pid:
-                return pid
-        except ProcessLookupError:
-            continue
-    return None
 
 
 def _recent(sessions: list[ExecSession]) -> list[ExecSession]:

@@ -5,6 +5,7 @@ Source: https://github.com/opencontainers/runtime-spec/blob/main/features.md
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from runtime.hooks import HOOK_NAMES
@@ -16,8 +17,6 @@ from runtime.version import VERSION
 
 def oci_features() -> dict[str, Any]:
     """The features document. It tells what wherry can do, whatever this host's kernel offers."""
-    from runtime.spec.rules import seccomp_available
-
     return {
         "ociVersionMin": "1.0.0",
         "ociVersionMax": OCI_VERSION,
@@ -33,7 +32,10 @@ def oci_features() -> dict[str, Any]:
                 "systemdUser": False,
                 "rdma": False,
             },
-            "seccomp": {"enabled": seccomp_available(), **linux.seccomp_names()},
+            "seccomp": {
+                "enabled": importlib.util.find_spec("pyseccomp") is not None,
+                **linux.seccomp_names(),
+            },
             "apparmor": {"enabled": False},
             "selinux": {"enabled": False},
             "intelRdt": {"enabled": False},

@@ -136,6 +136,17 @@ def namespace_pids(pid: int) -> tuple[int, ...]:
     return (pid,)
 
 
+def find_namespace_pid(pids: list[int], ns_pid: int) -> int | None:
+    """The pid in our namespace of the process that has *ns_pid* in its own innermost one."""
+    for pid in pids:
+        try:
+            if namespace_pids(pid)[-1] == ns_pid:
+                return pid
+        except ProcessLookupError:
+            continue
+    return None
+
+
 def _stat_fields(pid: int) -> list[str]:
     """The fields of /proc/PID/stat from the state on."""
     try:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 from runtime.errors import ContainerError
 from runtime.kernel import pidfd_info
 from runtime.metadata import read_metadata, update_metadata
-from runtime.monitor import find_namespace_pid
 from runtime.monitor_client import MonitorClient, MonitorGoneError
-from runtime.process import ProcessRef, wait_pidfd
+from runtime.process import ProcessRef, find_namespace_pid, wait_pidfd
 from runtime.status import Status
 
 if TYPE_CHECKING:

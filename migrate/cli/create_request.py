@@ -100,7 +100,7 @@ def request_from(
         ContainerError: An option is not supported, or does not fit the configuration.
     """
     from runtime.creation import CreateRequest
-    from runtime.sandbox.launch import Stdio
+    from runtime.sandbox.descriptors import Stdio
 
     if options.no_pivot:
         raise ContainerError("--no-pivot is not supported", reason="unsupported-option")

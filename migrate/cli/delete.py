@@ -16,6 +16,6 @@ def command(settings: Settings, cid: str, force: bool) -> None:
 
     With --force the id has to be written in full, and a container that does not exist is no error.
     """
-    from runtime.container import delete_entry
+    from runtime.state_root import delete_entry
 
     delete_entry(settings.root, cid, force=force)

@@ -77,7 +77,7 @@ def _run(root: Path, cid: str, spec: dict[str, Any], *, detach: bool, keep: bool
     @contextlib.contextmanager
     def make_request(console: int | None) -> Iterator[CreateRequest]:
         from runtime.creation import CreateRequest
-        from runtime.sandbox.launch import Stdio
+        from runtime.sandbox.descriptors import Stdio
 
         yield CreateRequest(
             cid=cid,

@@ -107,7 +107,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _run(container: Container, process: dict[str, Any], options: dict[str, Any]) -> int:
     from runtime.exec_session import ExecRequest
-    from runtime.sandbox.launch import Stdio
+    from runtime.sandbox.descriptors import Stdio
 
     with contextlib.ExitStack() as stack:
         relay, console = None, None

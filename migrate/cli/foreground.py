@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from runtime.container import send_signal
 from runtime.line_socket import receive_with_fds
+from runtime.signalling import send_signal
 
 if TYPE_CHECKING:
     from runtime.process import ProcessRef

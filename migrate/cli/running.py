@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from migrate.cli.create_request import CreateOptions, request_from
 from migrate.cli.exit_status import shell_status
-from migrate.cli.foreground import TerminalRelay, ended_by, forwarded_signals
 from runtime.container import Container
 
 if TYPE_CHECKING:
@@ -59,10 +58,14 @@ def accompany(
     with contextlib.ExitStack() as stack:
         relay = None
         if own_terminal:
+            from migrate.cli.foreground import TerminalRelay
+
             relay = TerminalRelay()
             stack.callback(relay.close)
         with make_request(None if relay is None else relay.console) as request:
-            container = Container.create(root, request)
+            container = Container.create(root, request, meanwhile=_import_the_rest)
+        from migrate.cli.foreground import ended_by, forwarded_signals
+
         with _destroyed_at_the_end(container, keep=keep):
             init = container.metadata.init
             assert init is not None
@@ -84,6 +87,12 @@ def _destroyed_at_the_end(container: Container, *, keep: bool) -> Iterator[None]
         raise
     if not keep:
         container.destroy(force=True)
+
+
+def _import_the_rest() -> None:
+    """Load what is needed from now on; it costs nothing while the monitor makes the container."""
+    import runtime.destruction
+    import runtime.waiting  # noqa: F401
 
 
 def _bundle_wants_terminal(options: CreateOptions) -> bool:

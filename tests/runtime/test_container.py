@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from runtime.container import Container, delete_entry
+from runtime.container import Container
 from runtime.creation import CreateRequest
 from runtime.errors import (
     AmbiguousIdError,
@@ -22,8 +22,9 @@ from runtime.errors import (
 )
 from runtime.exec_session import ExecRequest
 from runtime.process import ProcessRef
-from runtime.sandbox.launch import Stdio
+from runtime.sandbox.descriptors import Stdio
 from runtime.spec.default import do_spec
+from runtime.state_root import delete_entry
 from runtime.status import Status
 from tests.support.wait import wait_until
 

@@ -1,0 +1,150 @@
+"""Building a container: everything of it that is not its directory.
+
+This runs in the monitor, or in the command where there is none. The command does not import it
+otherwise: what the sandbox needs loads in the monitor, while the command loads other things.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from runtime.creation import CreateRequest, tear_down_quietly, write_pid_file
+from runtime.detach import replace_other_fds
+from runtime.kernel import prctl
+from runtime.line_socket import Message
+from runtime.metadata import OperationLock, update_metadata
+from runtime.monitor import Monitor
+from runtime.process import ProcessRef
+from runtime.sandbox.cgroups import Cgroups
+from runtime.sandbox.launch import (
+    InitProcess,
+    RestoreStub,
+    Stdio,
+    create_init,
+    exec_process,
+)
+from runtime.sandbox.overlay import Overlay
+from runtime.spec import Spec
+from runtime.starting import EXEC_FIFO
+from runtime.status import Status
+
+MONITOR_LOG = "monitor.log"
+
+
+def run_monitor(builder: Builder, lock: OperationLock, report: Callable[[Message], None]) -> None:
+    """The whole life of a monitor: build the container, report, serve."""
+    builder.build()
+    assert builder.init is not None and builder.cgroups is not None
+    init, cgroups = builder.init, builder.cgroups
+    monitor = Monitor(builder.directory, init, cgroups, builder.start_process)
+    # The command's part is done: whether it lives or was killed, the next one may go on.
+    lock.release()
+    os.chdir("/")  # wherever the command was called: that file system can be unmounted
+    prctl.set_name("wherry-monitor")
+    report({"pid": init.pid})
+    replace_other_fds(
+        {*monitor.kept_fds(), init.pidfd, init.report_fd}, builder.directory / MONITOR_LOG
+    )
+    monitor.serve()
+
+
+class Builder:
+    """Makes everything of a container that is not its directory."""
+
+    def __init__(self, directory: Path, spec: Spec, request: CreateRequest) -> None:
+        self.directory = directory
+        self.init: InitProcess | None = None
+        self.cgroups: Cgroups | None = None
+        self._spec = spec
+        self._request = request
+
+    def build(self) -> None:
+        """Make it; after a failure, nothing is left."""
+        try:
+            self._build()
+        except BaseException:
+            if self.init is not None:
+                self.init.kill()
+            tear_down_quietly(self.directory)
+            raise
+
+    def _build(self) -> None:
+        request, directory = self._request, self.directory
+        overlay = self._plan_overlay()
+        self.cgroups = Cgroups.plan(request.cid, self._spec)
+        with update_metadata(directory) as metadata:
+            metadata.cgroups = self.cgroups.to_json()
+            metadata.overlay = None if overlay is None else overlay.to_json()
+            if request.monitor:
+                metadata.monitor = ProcessRef.of(os.getpid())
+        self.cgroups.create()
+        with update_metadata(directory) as metadata:
+            metadata.cgroups_made = True
+        self.init = self._make_init(overlay, self.cgroups)
+        self._record_created(self.init)
+        if request.pid_file is not None:
+            write_pid_file(request.pid_file, self.init.pid)
+
+    def _make_init(self, overlay: Overlay | None, cgroups: Cgroups) -> InitProcess:
+        request = self._request
+        fifo = self.directory / EXEC_FIFO
+
+        def make(stub: RestoreStub | None) -> InitProcess:
+            return create_init(
+                self._spec,
+                cid=request.cid,
+                bundle=request.bundle,
+                cgroups=cgroups,
+                overlay=overlay,
+                stdio=request.stdio,
+                console=request.console,
+                exec_fifo=None if stub is not None else fifo,
+                restore=stub,
+                preserve_fds=request.preserve_fds,
+            )
+
+        if request.restore is None:
+            os.mkfifo(fifo, 0o600)
+            return make(None)
+        return request.restore.build(
+            overlay=overlay, cgroups=cgroups, stdio=request.stdio, create_init=make
+        )
+
+    def _plan_overlay(self) -> Overlay | None:
+        if not self._request.overlay:
+            return None
+        return Overlay.below(self.directory / "overlay", self._spec.rootfs)
+
+    def start_process(self, process: dict[str, Any], fds: list[int]) -> int:
+        """Bring a further process in, for ``exec``; returns its pid."""
+        assert self.init is not None and self.cgroups is not None
+        return exec_process(
+            self.init.pid,
+            process,
+            spec=self._spec,
+            cgroups=self.cgroups,
+            stdio=Stdio(*fds[:3]),
+            console=fds[3] if len(fds) > 3 else None,
+        )
+
+    def _record_created(self, init: InitProcess) -> None:
+        with update_metadata(self.directory) as metadata:
+            metadata.init = ProcessRef.of(init.pid)
+            metadata.status = Status.CREATED
+            metadata.stdio = [
+                None if self._request.console is not None else _identity(fd)
+                for fd in self._request.stdio
+            ]
+
+
+def _identity(fd: int) -> dict[str, Any]:
+    """Which file a descriptor is, so that a checkpoint knows it again."""
+    status = os.fstat(fd)
+    return {
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "description": os.readlink(f"/proc/self/fd/{fd}"),
+    }
