@@ -72,7 +72,7 @@ _gil_libc.syscall.restype = ctypes.c_long
 def _tid_address() -> int:
     """Where glibc keeps this thread's id, or 0 before CONFIG_CHECKPOINT_RESTORE kernels."""
     address = ctypes.c_uint64()
-    if libc.prctl(PR_GET_TID_ADDRESS, ctypes.byref(address), 0, 0, 0) == -1:
+    if libc.prctl(PR_GET_TID_ADDRESS, ctypes.c_ulong(ctypes.addressof(address)), 0, 0, 0) == -1:
         return 0
     return address.value
 

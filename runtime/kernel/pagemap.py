@@ -32,8 +32,10 @@ _REGIONS = 65536
 _SCAN_ARG = struct.Struct("12Q")
 
 # A pagemap word's top byte: bit 7 present, bit 6 swapped, bit 5 file page or shared anonymous.
-_RUNS = re.compile(rb"(?s)(?:.{7}[\x40-\x5f\x80-\x9f\xc0-\xdf])+|(?:.{7}[^\x40-\x5f\x80-\x9f\xc0-\xdf])+")
-_PRIVATE = re.compile(rb"(?s).{7}[\x40-\x5f\x80-\x9f\xc0-\xdf]")
+_PRIVATE_WORD = rb".{7}[\x40-\x5f\x80-\x9f\xc0-\xdf]"
+_OTHER_WORD = rb".{7}[^\x40-\x5f\x80-\x9f\xc0-\xdf]"
+_RUNS = re.compile(rb"(?s)(?:%b)+|(?:%b)+" % (_PRIVATE_WORD, _OTHER_WORD))
+_PRIVATE = re.compile(rb"(?s)" + _PRIVATE_WORD)
 _RUNS_ANY = re.compile(rb"(?s)(?:.{7}[\x40-\xff])+|(?:.{7}[\x00-\x3f])+")
 _PRESENT = re.compile(rb"(?s).{7}[\x40-\xff]")
 

@@ -145,7 +145,9 @@ def _limit(word: str) -> int:
 
 def threads(pid: int) -> list[int]:
     """Thread ids of a process, the leader first."""
-    return sorted((int(name) for name in os.listdir(f"/proc/{pid}/task")), key=lambda t: (t != pid, t))
+    return sorted(
+        (int(name) for name in os.listdir(f"/proc/{pid}/task")), key=lambda t: (t != pid, t)
+    )
 
 
 def children(pid: int) -> list[int]:
@@ -170,7 +172,8 @@ class TimerInfo:
 
 
 _TIMER = re.compile(
-    r"ID: (\d+)\nsignal: (\d+)/([0-9a-fx]+|\(null\))\nnotify: (\w+)/(?:pid|tid)\.(\d+)\nClockID: (-?\d+)"
+    r"ID: (\d+)\nsignal: (\d+)/([0-9a-fx]+|\(null\))\n"
+    r"notify: (\w+)/(?:pid|tid)\.(\d+)\nClockID: (-?\d+)"
 )
 
 

@@ -23,9 +23,7 @@ for _name in ("process_vm_readv", "process_vm_writev"):
     )
 
 
-def _transfer(
-    name: str, pid: int, runs: Sequence[tuple[int, int]], local: memoryview[int]
-) -> None:
+def _transfer(name: str, pid: int, runs: Sequence[tuple[int, int]], local: memoryview[int]) -> None:
     """Move every byte of *runs*, in calls of at most ``UIO_MAXIOV`` ranges."""
     function = getattr(libc, name)
     base = ctypes.addressof(ctypes.c_char.from_buffer(local))
