@@ -7,14 +7,12 @@ otherwise: what the sandbox needs loads in the monitor, while the command loads 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from runtime.creation import CreateRequest, tear_down_quietly, write_pid_file
-from runtime.detach import replace_other_fds
+from runtime.detach import Reporter, replace_other_fds
 from runtime.kernel import prctl
-from runtime.line_socket import Message
 from runtime.metadata import OperationLock, update_metadata
 from runtime.monitor import Monitor
 from runtime.process import ProcessRef
@@ -30,13 +28,14 @@ from runtime.sandbox.overlay import Overlay
 from runtime.spec import Spec
 from runtime.starting import EXEC_FIFO
 from runtime.status import Status
+from runtime.worker import Progress
 
 MONITOR_LOG = "monitor.log"
 
 
-def run_monitor(builder: Builder, lock: OperationLock, report: Callable[[Message], None]) -> None:
+def run_monitor(builder: Builder, lock: OperationLock, reporter: Reporter) -> None:
     """The whole life of a monitor: build the container, report, serve."""
-    builder.build()
+    builder.build(reporter.progress)
     assert builder.init is not None and builder.cgroups is not None
     init, cgroups = builder.init, builder.cgroups
     monitor = Monitor(builder.directory, init, cgroups, builder.start_process)
@@ -44,7 +43,7 @@ def run_monitor(builder: Builder, lock: OperationLock, report: Callable[[Message
     lock.release()
     os.chdir("/")  # wherever the command was called: that file system can be unmounted
     prctl.set_name("wherry-monitor")
-    report({"pid": init.pid})
+    reporter.ready({"pid": init.pid})
     replace_other_fds(
         {*monitor.kept_fds(), init.pidfd, init.report_fd}, builder.directory / MONITOR_LOG
     )
@@ -61,17 +60,17 @@ class Builder:
         self._spec = spec
         self._request = request
 
-    def build(self) -> None:
+    def build(self, progress: Progress) -> None:
         """Make it; after a failure, nothing is left."""
         try:
-            self._build()
+            self._build(progress)
         except BaseException:
             if self.init is not None:
                 self.init.kill()
             tear_down_quietly(self.directory)
             raise
 
-    def _build(self) -> None:
+    def _build(self, progress: Progress) -> None:
         request, directory = self._request, self.directory
         overlay = self._plan_overlay()
         self.cgroups = Cgroups.plan(request.cid, self._spec)
@@ -83,12 +82,14 @@ class Builder:
         self.cgroups.create()
         with update_metadata(directory) as metadata:
             metadata.cgroups_made = True
-        self.init = self._make_init(overlay, self.cgroups)
+        self.init = self._make_init(overlay, self.cgroups, progress)
         self._record_created(self.init)
         if request.pid_file is not None:
             write_pid_file(request.pid_file, self.init.pid)
 
-    def _make_init(self, overlay: Overlay | None, cgroups: Cgroups) -> InitProcess:
+    def _make_init(
+        self, overlay: Overlay | None, cgroups: Cgroups, progress: Progress
+    ) -> InitProcess:
         request = self._request
         fifo = self.directory / EXEC_FIFO
 
@@ -110,7 +111,11 @@ class Builder:
             os.mkfifo(fifo, 0o600)
             return make(None)
         return request.restore.build(
-            overlay=overlay, cgroups=cgroups, stdio=request.stdio, create_init=make
+            overlay=overlay,
+            cgroups=cgroups,
+            stdio=request.stdio,
+            create_init=make,
+            progress=progress,
         )
 
     def _plan_overlay(self) -> Overlay | None:

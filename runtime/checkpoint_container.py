@@ -75,13 +75,16 @@ def require_checkpoint(container: Container, status: Status) -> None:
 def _save(
     container: Container, path: Path, leave_running: bool, progress: Progress
 ) -> dict[str, Any]:
-    from formats.statefile import ImageWriter, StateFile
+    from formats.statefile import ImageWriter, StateFile, verify_file
 
     with StateFile(path) as file:
         with ImageWriter(file) as writer, dumping(container, writer, progress) as report:
             if not leave_running:
-                # Nothing is killed before its image is on the disk; and when it is, the program
-                # must not go on, or it would do things that the image knows nothing of.
+                # Nothing is killed before its image can be read and is on the disk; and when it is,
+                # the program must not go on, or it would do things that the image knows not of.
+                progress("verify", 0, 0)
+                verify_file(f"/proc/self/fd/{file.fileno()}")
+                progress("sync", 0, 0)
                 file.commit()
                 container.cgroups.kill_all()
         if leave_running:

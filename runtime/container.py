@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from runtime.exec_session import ExecHandle, ExecRequest
     from runtime.processes import ProcessLine
     from runtime.sandbox.cgroups import Cgroups
+    from runtime.worker import Progress
 
 log = logging.getLogger(__name__)
 
@@ -309,6 +310,19 @@ class Container:
             self.cgroups.apply(parsed)
             with update_metadata(self.directory) as metadata:
                 metadata.spec = raw
+
+    def checkpoint(
+        self, path: Path, *, leave_running: bool = False, progress: Progress | None = None
+    ) -> dict[str, Any]:
+        """Save the program to a state file; then it stops, unless *leave_running* is set.
+
+        Returns and errors: see checkpoint_container.checkpoint.
+        """
+        from runtime.checkpoint_container import checkpoint
+
+        return checkpoint(
+            self, path, leave_running=leave_running, progress=progress or (lambda *_: None)
+        )
 
     def wait(self) -> int:
         """Wait for the init's end.

@@ -16,10 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import sandbox_group
 from runtime.annotations import ContainerType, sandbox_role
-from runtime.detach import fork_detached
+from runtime.detach import Reporter, fork_detached
 from runtime.errors import ContainerError, ContainerExistsError
 from runtime.ids import validate_id
-from runtime.line_socket import Message
 from runtime.metadata import (
     Metadata,
     OperationLock,
@@ -30,6 +29,7 @@ from runtime.metadata import (
 from runtime.sandbox.descriptors import Stdio
 from runtime.spec import check_host, parse_spec
 from runtime.status import Status, require_status
+from runtime.worker import Progress
 
 if TYPE_CHECKING:
     from runtime.restore_container import RestorePlan
@@ -52,6 +52,7 @@ class CreateRequest:
             to the child subreaper above us when we end.
         preserve_fds: How many descriptors from 3 on the program inherits.
         restore: Put a saved program into it instead of starting one.
+        progress: Told how far that is.
     """
 
     cid: str
@@ -64,6 +65,7 @@ class CreateRequest:
     monitor: bool = True
     preserve_fds: int = 0
     restore: RestorePlan | None = None
+    progress: Progress | None = None
 
 
 def create(
@@ -106,16 +108,16 @@ def create(
         )
         if request.monitor:
 
-            def monitor(report: Callable[[Message], None]) -> None:
+            def monitor(reporter: Reporter) -> None:
                 from runtime.building import Builder, run_monitor
 
-                run_monitor(Builder(directory, spec, request), lock, report)
+                run_monitor(Builder(directory, spec, request), lock, reporter)
 
-            fork_detached(monitor, meanwhile)
+            fork_detached(monitor, meanwhile=meanwhile, progress=request.progress)
         else:
             from runtime.building import Builder
 
-            Builder(directory, spec, request).build()
+            Builder(directory, spec, request).build(request.progress or (lambda *_: None))
     except BaseException:
         # The builder has tidied up after itself unless it was killed: then this does it.
         tear_down_quietly(directory)

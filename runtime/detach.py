@@ -15,27 +15,61 @@ from runtime.errors import ContainerError
 from runtime.interrupt import Interrupted, raise_on_signals
 from runtime.kernel import prctl
 from runtime.line_socket import LineSocket, Message
+from runtime.worker import Progress, rarely
 
-DetachedBody = Callable[[Callable[[Message], None]], None]
-"""Runs in the detached process; calls its argument once, when it is ready."""
+_TOLD_TO_END = (signal.SIGINT, signal.SIGTERM)
 
 
-def fork_detached(body: DetachedBody, meanwhile: Callable[[], None] | None = None) -> Message:
+class Reporter:
+    """How a detached process speaks to its command, until it is ready."""
+
+    def __init__(self, line: LineSocket) -> None:
+        self._line = line
+        self.progress = rarely(self._send_progress)
+
+    def ready(self, message: Message) -> None:
+        """Say that all is there. From now on nobody listens, and no signal raises Interrupted."""
+        for signum in (*_TOLD_TO_END, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+        try:
+            self._line.send(message)
+        except OSError:
+            pass  # the command died; what it had asked for is there all the same
+        self._line.close()
+
+    def _send_progress(self, stage: str, done: int, total: int) -> None:
+        try:
+            self._line.send({"progress": [stage, done, total]})
+        except OSError:
+            pass  # the command died
+
+
+DetachedBody = Callable[[Reporter], None]
+"""Runs in the detached process; calls ``ready`` once."""
+
+
+def fork_detached(
+    body: DetachedBody,
+    *,
+    meanwhile: Callable[[], None] | None = None,
+    progress: Progress | None = None,
+) -> Message:
     """Run *body* in a process of its own session that is not our child.
 
     The process is a child subreaper, so that what its descendants leave behind comes to it. SIGINT
-    and SIGTERM raise Interrupted in *body* until it has reported. When we are interrupted while we
-    wait for the report, the process is told so too, and has ended when this function raises.
+    and SIGTERM raise Interrupted in *body* until it is ready. When we are interrupted while we
+    wait for that, the process is told so too, and has ended when this function raises.
 
     Args:
         body: What the process does.
         meanwhile: Called in this process before it waits.
+        progress: Called in this process with what *body* reports.
 
     Returns:
-        What *body* reported.
+        What *body* gave to ``Reporter.ready``.
 
     Raises:
-        WherryError, OSError: The failure of *body*, before it reported.
+        WherryError, OSError: The failure of *body*, before it was ready.
         Interrupted: We were told to end.
     """
     ours, theirs = (LineSocket(end) for end in socket.socketpair())
@@ -43,6 +77,8 @@ def fork_detached(body: DetachedBody, meanwhile: Callable[[], None] | None = Non
     sys.stderr.flush()
     # Without this, the first collection in the child would write to, and so copy, every page.
     gc.freeze()
+    # Until we know whom to tell, nobody may interrupt us.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD_TO_END)
     middle = os.fork()
     if middle == 0:
         # The process in the middle ends at once; so ours is nobody's zombie later.
@@ -50,36 +86,40 @@ def fork_detached(body: DetachedBody, meanwhile: Callable[[], None] | None = Non
             if os.fork() > 0:
                 os._exit(0)
             ours.close()
-            _run(body, theirs)
+            _run(body, theirs, before)
         finally:
             os._exit(1)
     gc.unfreeze()
     theirs.close()
     os.waitpid(middle, 0)
     with ours:
-        return _await_report(ours, meanwhile)
-
-
-def _run(body: DetachedBody, line: LineSocket) -> None:
-    """The detached process, from its first instruction to its last."""
-    os.setsid()
-    prctl.set_child_subreaper(True)
-    raise_on_signals()
-
-    def report(message: Message) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        first = ours.receive()
         try:
-            line.send(message)
-        except OSError:
-            pass  # the command died; what it had asked for is there all the same
-        line.close()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            if first is None:
+                raise ContainerError("the monitor ended before it had begun")
+            if meanwhile is not None:
+                meanwhile()
+            return _await_ready(ours, progress)
+        except BaseException:
+            if first is not None:
+                _send_term(first["pid"])
+            # The end of the conversation is the end of the process: it has tidied up then.
+            while ours.receive() is not None:
+                pass
+            raise
 
+
+def _run(body: DetachedBody, line: LineSocket, mask: Iterable[int]) -> None:
+    """The detached process, from its first instruction to its last."""
     status = 1
     try:
+        os.setsid()
+        prctl.set_child_subreaper(True)
+        raise_on_signals()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         line.send({"pid": os.getpid()})
-        body(report)
+        body(Reporter(line))
         status = 0
     except Interrupted as exc:
         status = 128 + exc.signum
@@ -92,24 +132,17 @@ def _run(body: DetachedBody, line: LineSocket) -> None:
         os._exit(status)
 
 
-def _await_report(line: LineSocket, meanwhile: Callable[[], None] | None) -> Message:
-    first = line.receive()
-    try:
-        if meanwhile is not None:
-            meanwhile()
-        report = line.receive() if first is not None else None
-    except Interrupted:
-        assert first is not None
-        _send_term(first["pid"])
-        # The end of the conversation is the end of the process: it has tidied up then.
-        while line.receive() is not None:
-            pass
-        raise
-    if report is None:
-        raise ContainerError("the monitor ended before the container was ready")
-    if "error" in report:
-        raise error_from_json(report["error"])
-    return report
+def _await_ready(line: LineSocket, progress: Progress | None) -> Message:
+    while True:
+        message = line.receive()
+        if message is None:
+            raise ContainerError("the monitor ended before the container was ready")
+        if "error" in message:
+            raise error_from_json(message["error"])
+        if "progress" not in message:
+            return message
+        if progress is not None:
+            progress(*message["progress"])
 
 
 def _send_term(pid: int) -> None:

@@ -78,7 +78,6 @@ class RestorePlan:
             log.info("%s: %s", difference.path, difference.verdict)
         self.spec = spec
         self.bundle = bundle or Path(str(metadata.get("bundle") or "/"))
-        self.progress: Progress = no_progress
         self._restore = restore
         self._source = source
         self._name = name
@@ -101,6 +100,7 @@ class RestorePlan:
         cgroups: Cgroups,
         stdio: Stdio,
         create_init: Callable[[RestoreStub], InitProcess],
+        progress: Progress = no_progress,
     ) -> InitProcess:
         """Build the container's init and rebuild the saved tasks around it, frozen.
 
@@ -109,6 +109,7 @@ class RestorePlan:
             cgroups: The new container's cgroups, already made.
             stdio: What stands in for the standard streams that came from outside.
             create_init: Makes the sandbox around the given stub.
+            progress: Told about memory.
 
         Raises:
             RestoreError, RefusedError, ImageError: It failed; the caller destroys what was made.
@@ -125,7 +126,7 @@ class RestorePlan:
                 finally:
                     os.close(channel_fd)
                 try:
-                    restore.build(init, (stdio[0], stdio[1], stdio[2]), self.progress)
+                    restore.build(init, (stdio[0], stdio[1], stdio[2]), progress)
                     restore.release(cgroups)
                 except BaseException:
                     init.kill()

@@ -15,7 +15,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from runtime.error_report import error_from_json, error_to_json
@@ -49,17 +49,20 @@ def run_in_worker(body: WorkerBody, progress: Progress) -> dict[str, Any]:
     sys.stderr.flush()
     gc.freeze()
     command = os.getpid()
+    # Until the worker is in our care, nobody may interrupt us.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     pid = os.fork()
     if pid == 0:
         try:
             ours.close()
-            _run(body, theirs, command)
+            _run(body, theirs, command, before)
         finally:
             os._exit(1)
     gc.unfreeze()
     theirs.close()
     with ours:
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             return _converse(ours, progress)
         except BaseException:
             # Also when showing the progress failed: nobody waits for the result any more.
@@ -69,13 +72,14 @@ def run_in_worker(body: WorkerBody, progress: Progress) -> dict[str, Any]:
             _wait(pid)
 
 
-def _run(body: WorkerBody, line: LineSocket, command: int) -> None:
+def _run(body: WorkerBody, line: LineSocket, command: int, mask: Iterable[int]) -> None:
     os.setsid()
     raise_on_signals(signal.SIGTERM, signal.SIGHUP)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl.set_parent_death_signal(signal.SIGTERM)
     status = 1
     try:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         if os.getppid() != command:
             raise Interrupted(signal.SIGTERM)  # the command died before we asked to be told
         line.send({"result": body(_reporter(line))})
@@ -91,7 +95,8 @@ def _run(body: WorkerBody, line: LineSocket, command: int) -> None:
         os._exit(status)
 
 
-def _reporter(line: LineSocket) -> Progress:
+def rarely(progress: Progress) -> Progress:
+    """Call *progress* at most ten times a second and stage, and at the end of each."""
     last: tuple[str, float] = ("", 0.0)
 
     def report(stage: str, done: int, total: int) -> None:
@@ -100,12 +105,19 @@ def _reporter(line: LineSocket) -> Progress:
         if stage == last[0] and done != total and now - last[1] < _PROGRESS_INTERVAL_S:
             return
         last = (stage, now)
+        progress(stage, done, total)
+
+    return report
+
+
+def _reporter(line: LineSocket) -> Progress:
+    def report(stage: str, done: int, total: int) -> None:
         try:
             line.send({"progress": [stage, done, total]})
         except OSError:
             pass  # the command is gone; the signal that ends us is on its way
 
-    return report
+    return rarely(report)
 
 
 def _converse(line: LineSocket, progress: Progress) -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import click
 
-from migrate.cli.options import Settings, pass_settings
+from migrate.cli.late_progress import late_progress
+from migrate.cli.options import Settings, pass_settings, print_json
+
+log = logging.getLogger(__name__)
 
 
 @click.command("checkpoint")
@@ -28,15 +32,12 @@ def command(
     Without --leave-running the container has stopped afterwards. If anything fails, it runs on
     untouched and no file appears.
     """
-    from migrate.cli.progress import progress_display
-    from runtime.checkpoint_container import checkpoint
-
     container = settings.load(cid)
-    with progress_display("checkpoint") as progress:
-        report = checkpoint(
-            container, image_path.absolute(), leave_running=leave_running, progress=progress
+    with late_progress("checkpoint", quiet=as_json) as progress:
+        report = container.checkpoint(
+            image_path.absolute(), leave_running=leave_running, progress=progress
         )
+    for warning in report["warnings"]:
+        log.warning("%s: %s", cid, warning)
     if as_json:
-        import json
-
-        click.echo(json.dumps(report, indent=2))
+        print_json(report)

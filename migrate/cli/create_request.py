@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from migrate.cli.late_progress import late_progress
 from runtime.errors import ContainerError
 
 if TYPE_CHECKING:
@@ -119,6 +120,9 @@ def request_from(
         if options.console_socket is not None:
             console = stack.enter_context(connected(options.console_socket)).fileno()
         check_console(spec, console)
+        progress = None
+        if plan is not None:
+            progress = stack.enter_context(late_progress("restore"))
         yield CreateRequest(
             cid=cid,
             spec=spec,
@@ -130,6 +134,7 @@ def request_from(
             monitor=not options.no_monitor and (foreground or not _supervised(options)),
             preserve_fds=options.preserve_fds,
             restore=plan,
+            progress=progress,
         )
 
 

@@ -88,11 +88,14 @@ def test_the_worker_unwinds_when_the_command_ends(tmp_path: Path, signum: int, s
 def test_a_detached_process_is_nobodys_child_and_goes_on(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
 
-    def body(report):  # type: ignore[no-untyped-def]
-        report({"me": os.getpid()})
+    def body(reporter):  # type: ignore[no-untyped-def]
+        reporter.progress("walk", 1, 2)
+        reporter.ready({"me": os.getpid()})
         wait_until(stop.exists)
 
-    me = fork_detached(body)["me"]
+    seen: list[tuple[str, int, int]] = []
+    me = fork_detached(body, progress=lambda *args: seen.append(args))["me"]
+    assert seen == [("walk", 1, 2)]
     ref = ProcessRef.of(me)
     try:
         assert parent_pid(me) != os.getpid()
