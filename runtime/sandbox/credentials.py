@@ -11,7 +11,12 @@ import os
 
 from runtime.errors import ContainerError
 from runtime.kernel import prctl
-from runtime.kernel.capabilities import CapabilitySets, mask_of, set_capabilities
+from runtime.kernel.capabilities import (
+    CapabilitySets,
+    get_capabilities,
+    mask_of,
+    set_capabilities,
+)
 from runtime.kernel.personality import set_personality
 from runtime.kernel.rlimits import set_rlimit
 from runtime.kernel.sched import (
@@ -96,8 +101,17 @@ def _apply_scheduler(scheduler: Scheduler) -> None:
 
 
 def _apply_ids(process: Process, last_cap: int) -> None:
-    sets = process.capabilities or Capabilities()
-    bounding = mask_of(sets.bounding)
+    wanted = process.capabilities or Capabilities()
+    # What cannot be granted was warned of beforehand (runtime.spec.rules)
+    ours = get_capabilities().permitted
+    permitted = mask_of(wanted.permitted) & ours
+    sets = CapabilitySets(
+        effective=mask_of(wanted.effective) & permitted,
+        permitted=permitted,
+        inheritable=mask_of(wanted.inheritable) & ours,
+    )
+    ambient = mask_of(wanted.ambient) & sets.permitted & sets.inheritable
+    bounding = mask_of(wanted.bounding)
     with step("drop capabilities from the bounding set (process.capabilities.bounding)"):
         for number in range(last_cap + 1):
             if not bounding >> number & 1:
@@ -112,14 +126,10 @@ def _apply_ids(process: Process, last_cap: int) -> None:
         os.setresuid(user.uid, user.uid, user.uid)
     prctl.set_keep_caps(False)
     with step("set the capabilities (process.capabilities)", reason="capabilities"):
-        set_capabilities(
-            CapabilitySets(
-                mask_of(sets.effective), mask_of(sets.permitted), mask_of(sets.inheritable)
-            )
-        )
+        set_capabilities(sets)
         prctl.clear_ambient()
         for number in range(last_cap + 1):
-            if mask_of(sets.ambient) >> number & 1:
+            if ambient >> number & 1:
                 prctl.raise_ambient(number)
 
 

@@ -88,6 +88,7 @@ class InitPlan(NamedTuple):
     restore: RestoreStub | None
     preserve_fds: int
     last_cap: int
+    new_keyring: bool = True
 
     def fds(self) -> set[int]:
         """Descriptors that the init must keep for its work."""
@@ -204,12 +205,13 @@ def _enter_namespaces(plan: InitPlan) -> None:
         # Now, not in clone3: the namespace's root is the cgroup that we are in at this moment
         with step("make a cgroup namespace (linux.namespaces)", reason="namespace"):
             unshare(CLONE_NEWCGROUP)
-    with step("make a session keyring"):
-        try:
-            new_session_keyring()
-        except OSError as exc:
-            if exc.errno != errno.ENOSYS:  # a kernel without keyrings has none to protect
-                raise
+    if plan.new_keyring:
+        with step("make a session keyring"):
+            try:
+                new_session_keyring()
+            except OSError as exc:
+                if exc.errno != errno.ENOSYS:  # a kernel without keyrings has none to protect
+                    raise
     if plan.spec.linux.makes_new("net"):
         bring_loopback_up()
 

@@ -128,6 +128,7 @@ def create_init(
     restore: RestoreStub | None = None,
     hooks: Hooks | None = None,
     preserve_fds: int = 0,
+    new_keyring: bool = True,
 ) -> InitProcess:
     """Build a container around a new process.
 
@@ -150,6 +151,7 @@ def create_init(
             to the engine.
         hooks: Who runs the hooks, normally ``SpecHooks``.
         preserve_fds: How many descriptors from 3 on the program inherits.
+        new_keyring: Give it a session keyring of its own, instead of ours.
 
     Returns:
         The init, waiting for *exec_fifo* or for ``go()``.
@@ -192,6 +194,7 @@ def create_init(
                 run_hooks=runner.run,
                 restore=restore,
                 preserve_fds=preserve_fds,
+                new_keyring=new_keyring,
                 last_cap=last_capability(),
             )
             return _launch(plan, near, runner, cgroups, bundle)

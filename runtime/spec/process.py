@@ -99,13 +99,6 @@ def _parse_capabilities(node: Node) -> Capabilities | None:
         }
     )
     sets.done()
-    extra = set(parsed.effective) - set(parsed.permitted)
-    if extra:
-        raise invalid(f"{sets.path}.effective", f"{min(extra)} is not in the permitted set")
-    extra = set(parsed.ambient) - (set(parsed.permitted) & set(parsed.inheritable))
-    if extra:
-        why = f"{min(extra)} is not in both the permitted and the inheritable set"
-        raise invalid(f"{sets.path}.ambient", why)
     return parsed
 
 

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from runtime.kernel.capabilities import CAPABILITY_NUMBERS, get_capabilities, last_capability
 from runtime.kernel.rlimits import RLIM_INFINITY, get_rlimit
-from runtime.spec.model import Process, Spec
+from runtime.spec.model import Capabilities, Process, Spec
 from runtime.spec.reader import invalid, unsupported
+
+log = logging.getLogger(__name__)
 
 # sysctls that belong to a namespace: man 7 ipc_namespaces, network_namespaces, uts_namespaces
 _IPC_SYSCTLS: Final = frozenset(
@@ -108,7 +112,7 @@ def check_host(spec: Spec) -> None:
 
 
 def check_process_host(process: Process, *, in_user_namespace: bool) -> None:
-    """Refuse limits and capabilities that we cannot hand on.
+    """Refuse limits that we cannot hand on, and warn of capabilities that we cannot grant.
 
     Args:
         process: What is to run.
@@ -125,14 +129,29 @@ def check_process_host(process: Process, *, in_user_namespace: bool) -> None:
                 f"{limit.kind} hard limit {asked} is above this process's {hard}, and it lacks "
                 f"CAP_SYS_RESOURCE; lower it to at most {hard}",
             )
-    if process.capabilities is None:
-        return
+    if process.capabilities is not None:
+        for path, why in _not_grantable(process.capabilities, ours, in_user_namespace):
+            # config.md asks for a warning here, not for a failure
+            log.warning("config.json: %s: %s; it is left out", path, why)
+
+
+def _not_grantable(
+    sets: Capabilities, ours: int, in_user_namespace: bool
+) -> Iterator[tuple[str, str]]:
     last = last_capability()
-    for set_name in ("bounding", "effective", "inheritable", "permitted", "ambient"):
-        for index, name in enumerate(getattr(process.capabilities, set_name)):
-            path = f"process.capabilities.{set_name}[{index}]"
+    for set_name, names in sets._asdict().items():
+        for index, name in enumerate(names):
             number = CAPABILITY_NUMBERS[name]
             if number > last:
-                raise unsupported(path, f"this kernel does not know {name}")
-            if not in_user_namespace and not ours >> number & 1:
-                raise unsupported(path, f"wherry itself lacks {name} here and cannot grant it")
+                why = f"this kernel does not know {name}"
+            elif not in_user_namespace and not ours >> number & 1:
+                why = f"wherry itself lacks {name} here"
+            elif set_name == "effective" and name not in sets.permitted:
+                why = f"{name} is not in the permitted set"
+            elif set_name == "ambient" and not (
+                name in sets.permitted and name in sets.inheritable
+            ):
+                why = f"{name} is not in both the permitted and the inheritable set"
+            else:
+                continue
+            yield f"process.capabilities.{set_name}[{index}]", why

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import ContainerError
-from runtime.kernel.capabilities import mask_of
+from runtime.kernel.capabilities import (
+    CAPABILITY_NAMES,
+    CAPABILITY_NUMBERS,
+    get_capabilities,
+    mask_of,
+    names_of,
+)
 from tests.runtime.sandbox.box import Boxes, Json
 
 
@@ -63,6 +69,25 @@ def test_root_gets_what_is_bounded(boxes: Boxes) -> None:
     status = _status(boxes.run("cat /proc/self/status", capabilities).output)
     for name in ("CapBnd", "CapPrm", "CapEff"):
         assert int(status[name], 16) == mask_of(["CAP_CHOWN", "CAP_SETUID"])
+
+
+def test_capabilities_that_cannot_be_granted_are_left_out_with_a_warning(
+    boxes: Boxes, caplog: pytest.LogCaptureFixture
+) -> None:
+    def capabilities(raw: Json) -> None:
+        raw["process"]["capabilities"] = {
+            "bounding": list(CAPABILITY_NAMES),
+            "permitted": list(CAPABILITY_NAMES),
+            "effective": ["CAP_CHOWN"],
+            "ambient": ["CAP_KILL"],
+        }
+
+    status = _status(boxes.run("cat /proc/self/status", capabilities).output)
+    assert int(status["CapAmb"], 16) == 0
+    assert int(status["CapPrm"], 16) == get_capabilities().permitted
+    assert "process.capabilities.ambient[0]: CAP_KILL is not in both" in caplog.text
+    for name in set(CAPABILITY_NAMES) - set(names_of(get_capabilities().permitted)):
+        assert f"wherry itself lacks {name} here; it is left out" in caplog.text
 
 
 def test_no_capabilities_object_means_none(boxes: Boxes) -> None:
@@ -293,8 +318,6 @@ def test_hard_limit_above_ours_is_refused_with_both_values(boxes: Boxes) -> None
 
     def limit(raw: Json) -> None:
         raw["process"]["rlimits"] = [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": hard + 1}]
-
-    from runtime.kernel.capabilities import CAPABILITY_NUMBERS, get_capabilities
 
     if get_capabilities().effective >> CAPABILITY_NUMBERS["CAP_SYS_RESOURCE"] & 1:
         assert boxes.run("ulimit -Hn", limit).output == f"{hard + 1}\n"
