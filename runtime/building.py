@@ -105,6 +105,7 @@ class Builder:
                 exec_fifo=None if stub is not None else fifo,
                 restore=stub,
                 preserve_fds=request.preserve_fds,
+                new_keyring=request.new_keyring,
             )
 
         if request.restore is None:

@@ -447,7 +447,7 @@ class Container:
 def _is_locked(directory: Path) -> bool:
     lock = OperationLock(directory)
     try:
-        if lock.acquire(blocking=False):
+        if lock.acquire(blocking=False, shared=True):
             lock.release()
             return False
     except ContainerNotFoundError:

@@ -51,6 +51,7 @@ class CreateRequest:
         monitor: Whether a monitor stays with it. Without one, the init is our child, and is left
             to the child subreaper above us when we end.
         preserve_fds: How many descriptors from 3 on the program inherits.
+        new_keyring: Give the program a session keyring of its own, instead of ours.
         restore: Put a saved program into it instead of starting one.
         progress: Told how far that is.
     """
@@ -64,6 +65,7 @@ class CreateRequest:
     pid_file: Path | None = None
     monitor: bool = True
     preserve_fds: int = 0
+    new_keyring: bool = True
     restore: RestorePlan | None = None
     progress: Progress | None = None
 

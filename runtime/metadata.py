@@ -278,8 +278,12 @@ class OperationLock:
         self._directory = directory
         self._fd = -1
 
-    def acquire(self, *, blocking: bool = True) -> bool:
+    def acquire(self, *, blocking: bool = True, shared: bool = False) -> bool:
         """Take the lock.
+
+        Args:
+            blocking: Wait for it.
+            shared: Only find out that nobody holds it, beside others who do the same.
 
         Returns:
             False when it is taken and *blocking* is false.
@@ -287,6 +291,7 @@ class OperationLock:
         Raises:
             ContainerNotFoundError: The container does not exist, or was deleted meanwhile.
         """
+        kind = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if blocking else fcntl.LOCK_NB)
         while True:
             try:
                 fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -294,7 +299,7 @@ class OperationLock:
                 name = self._directory.name
                 raise ContainerNotFoundError(f"container {name!r} does not exist") from None
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | (0 if blocking else fcntl.LOCK_NB))
+                fcntl.flock(fd, kind)
                 if self._still_named(fd):
                     self._fd = fd
                     return True

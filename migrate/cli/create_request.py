@@ -105,6 +105,7 @@ def request_from(
 
     if options.no_pivot:
         raise ContainerError("--no-pivot is not supported", reason="unsupported-option")
+    _check_preserved(options.preserve_fds)
     bundle = (options.bundle or Path.cwd()).absolute()
     plan = None
     if options.restore is not None:
@@ -133,9 +134,20 @@ def request_from(
             pid_file=options.pid_file,
             monitor=not options.no_monitor and (foreground or not _supervised(options)),
             preserve_fds=options.preserve_fds,
+            new_keyring=not options.no_new_keyring,
             restore=plan,
             progress=progress,
         )
+
+
+def _check_preserved(count: int) -> None:
+    for fd in range(3, 3 + count):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise ContainerError(
+                f"--preserve-fds {count}: descriptor {fd} is not open", reason="fd-not-open"
+            ) from None
 
 
 def wants_terminal(spec: dict[str, Any]) -> bool:

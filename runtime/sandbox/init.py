@@ -43,7 +43,13 @@ from runtime.kernel.namespaces import (
 from runtime.sandbox import terminal
 from runtime.sandbox.cgroups.hierarchy import Hierarchy
 from runtime.sandbox.channel import Channel
-from runtime.sandbox.credentials import apply_process, enter_directory, install_seccomp, try_enter
+from runtime.sandbox.credentials import (
+    apply_process,
+    enter_directory,
+    install_seccomp,
+    seccomp_comes_last,
+    try_enter,
+)
 from runtime.sandbox.descriptors import (
     FIRST_FREE,
     Stdio,
@@ -88,6 +94,7 @@ class InitPlan(NamedTuple):
     restore: RestoreStub | None
     preserve_fds: int
     last_cap: int
+    launcher: int
     new_keyring: bool = True
 
     def fds(self) -> set[int]:
@@ -96,6 +103,8 @@ class InitPlan(NamedTuple):
         fds.update(range(FIRST_FREE, FIRST_FREE + self.preserve_fds))
         if self.console is not None:
             fds.add(self.console)
+        if self.launcher >= 0:
+            fds.add(self.launcher)
         if self.restore is not None:
             fds |= {self.restore.elf_fd, self.restore.channel_fd}
         return fds
@@ -320,6 +329,8 @@ def _start(plan: InitPlan, root_fd: int, proc_fds: int) -> None:
         personality=spec.linux.personality,
         last_cap=plan.last_cap,
         preserve_fds=plan.preserve_fds,
+        launcher=plan.launcher,
+        report_fd=plan.channel.write_fd,
     )
 
 
@@ -331,10 +342,22 @@ def become_process(
     personality: int | None,
     last_cap: int,
     preserve_fds: int,
+    launcher: int,
+    report_fd: int,
 ) -> NoReturn:
     """Give up what we have beyond *process* and execute its program.
 
-    Our root must be the container's already. *preserve_fds* counts descriptors from 3 on.
+    Our root must be the container's already.
+
+    Args:
+        process: What to become.
+        root_fd: The container's root.
+        seccomp: The filter.
+        personality: For personality(2).
+        last_cap: The highest capability of this kernel.
+        preserve_fds: How many descriptors from 3 on the program inherits.
+        launcher: From ``make_launcher``, which has the filter in it when that comes last.
+        report_fd: The channel's, for the launcher.
 
     Raises:
         ContainerError: Names what the kernel refused.
@@ -346,8 +369,14 @@ def become_process(
         enter_directory(process.cwd)
     path = find_program(process, env)
     reset_signals()
-    inherit_only(FIRST_FREE + preserve_fds)
-    if seccomp is not None and process.no_new_privileges:
-        # The very last: the filter need not allow anything that we do, but execve
-        install_seccomp(seccomp)
-    execute(path, process, env)
+    if launcher >= 0 and (
+        seccomp is None or seccomp_comes_last(process) or seccomp.allows_execveat
+    ):
+        inherit_only(FIRST_FREE + preserve_fds, report_fd)
+    else:
+        launcher = -1
+        inherit_only(FIRST_FREE + preserve_fds)
+        if seccomp is not None and seccomp_comes_last(process):
+            # The filter need not allow anything that we do, but execve
+            install_seccomp(seccomp)
+    execute(path, process, env, launcher)

@@ -28,6 +28,7 @@ from runtime.sandbox.devices import devices_of
 from runtime.sandbox.enter import exec_process
 from runtime.sandbox.hook_runner import SpecHooks
 from runtime.sandbox.init import InitPlan, run_init
+from runtime.sandbox.launcher import check_report, launcher_for
 from runtime.sandbox.overlay import Overlay
 from runtime.sandbox.prepare import prepare
 from runtime.sandbox.restore_stub import RestoreStub
@@ -55,10 +56,11 @@ class InitProcess:
         pidfd: For polling and signals, close-on-exec; the receiver's to close.
     """
 
-    def __init__(self, pid: int, pidfd: int, channel: Channel) -> None:
+    def __init__(self, pid: int, pidfd: int, channel: Channel, program: str) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self._channel = channel
+        self._program = program
 
     @property
     def report_fd(self) -> int:
@@ -81,7 +83,8 @@ class InitProcess:
             ContainerError: It could not; ``exec-not-found``, ``exec-permission`` and so on.
             HookError: A startContainer hook failed.
         """
-        self._channel.receive()
+        if self._channel.receive() is None:
+            check_report(self._channel.rest(), self._program)
 
     def kill(self) -> None:
         """Kill and reap the init. Idempotent."""
@@ -196,8 +199,15 @@ def create_init(
                 preserve_fds=preserve_fds,
                 new_keyring=new_keyring,
                 last_cap=last_capability(),
+                launcher=(
+                    -1 if restore else launcher_for(spec.process, prepared.seccomp, far.write_fd)
+                ),
             )
-            return _launch(plan, near, runner, cgroups, bundle)
+            try:
+                return _launch(plan, near, runner, cgroups, bundle)
+            finally:
+                if plan.launcher >= 0:
+                    os.close(plan.launcher)
     except ContainerError as exc:
         _undo_cgroups(cgroups if made_cgroups else None, exc)
         if not isinstance(exc, SpecError):
@@ -239,7 +249,7 @@ def _launch(
         plan.channel.close()
         raise
     plan.channel.close()
-    init = InitProcess(pid, pidfd, near)
+    init = InitProcess(pid, pidfd, near, spec.process.args[0])
     try:
         _place(plan, pid, cgroups)
         _converse(plan, near, runner, pid, bundle)
