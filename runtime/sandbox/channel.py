@@ -58,6 +58,10 @@ class Channel:
             raise error_from_json(message["error"])
         return message
 
+    def rest(self) -> bytes:
+        """What was left without being a message when the other side went."""
+        return self._buffer
+
     def expect(self, name: str) -> None:
         """Wait for the message *name*.
 

@@ -50,13 +50,18 @@ def apply_process(
         ContainerError: Names the part of the configuration that the kernel refused.
     """
     _apply_limits(process, personality)
-    if seccomp is not None and not process.no_new_privileges:
+    if seccomp is not None and not seccomp_comes_last(process):
         install_seccomp(seccomp)
     _apply_ids(process, last_cap)
     os.umask(DEFAULT_UMASK if process.user.umask is None else process.user.umask)
     if process.no_new_privileges:
         with step("set no_new_privs (process.noNewPrivileges)"):
             prctl.set_no_new_privs()
+
+
+def seccomp_comes_last(process: Process) -> bool:
+    """Whether the filter can wait for the end: with no_new_privs, no capability is needed."""
+    return process.no_new_privileges
 
 
 def install_seccomp(seccomp: SeccompFilter) -> None:

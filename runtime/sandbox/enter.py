@@ -27,6 +27,7 @@ from runtime.sandbox.descriptors import (
     place_stdio,
 )
 from runtime.sandbox.init import become_process, report
+from runtime.sandbox.launcher import check_report, launcher_for
 from runtime.sandbox.program import reset_signals
 from runtime.sandbox.seccomp import SeccompFilter
 from runtime.sandbox.steps import step
@@ -51,10 +52,13 @@ class _Entry(NamedTuple):
     seccomp: SeccompFilter | None
     preserve_fds: int
     last_cap: int
+    launcher: int
 
     def fds(self) -> set[int]:
         fds = {self.pidfd, self.root, self.channel.read_fd, self.channel.write_fd, *self.stdio}
         fds.update(range(FIRST_FREE, FIRST_FREE + self.preserve_fds))
+        if self.launcher >= 0:
+            fds.add(self.launcher)
         if self.console is not None:
             fds.add(self.console)
         return fds
@@ -124,12 +128,15 @@ def exec_process(
             seccomp=seccomp,
             preserve_fds=preserve_fds,
             last_cap=last_capability(),
+            launcher=launcher_for(parsed, seccomp, far.write_fd),
         )
         try:
             return _spawn(entry, near, cgroups)
         finally:
             near.close()
             far.close()
+            if entry.launcher >= 0:
+                os.close(entry.launcher)
     finally:
         os.close(pidfd)
         if root >= 0:
@@ -187,6 +194,7 @@ def _spawn(entry: _Entry, near: Channel, cgroups: Cgroups | None) -> int:
             near.tell("placed")
         # End of file is success: the channel closed at the execve
         near.receive()
+        check_report(near.rest(), entry.process.args[0])
     except BaseException:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
@@ -216,6 +224,8 @@ def _enter(entry: _Entry) -> NoReturn:
             personality=entry.spec.linux.personality,
             last_cap=entry.last_cap,
             preserve_fds=entry.preserve_fds,
+            launcher=entry.launcher,
+            report_fd=entry.channel.write_fd,
         )
     except BaseException as exc:
         report(entry.channel, exc)

@@ -106,13 +106,15 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
-def execute(path: str, process: Process, env: dict[str, str]) -> NoReturn:
-    """Become the program.
+def execute(path: str, process: Process, env: dict[str, str], launcher: int) -> NoReturn:
+    """Become the program, by way of *launcher* unless that is -1.
 
     Raises:
         ContainerError: The kernel refused.
     """
     try:
+        if launcher >= 0:
+            os.execve(launcher, [path, *process.args], env)
         os.execve(path, process.args, env)
     except OSError as exc:
         raise exec_error(path, exc) from exc

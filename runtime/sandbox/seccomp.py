@@ -30,10 +30,17 @@ _FLAGS = {
 
 
 class SeccompFilter(NamedTuple):
-    """A program for ``runtime.kernel.seccomp.install_filter``."""
+    """A program for ``runtime.kernel.seccomp.install_filter``.
+
+    Attributes:
+        program: Classic BPF.
+        flags: ``SECCOMP_FILTER_FLAG_*``.
+        allows_execveat: Whether execveat(2) works under it.
+    """
 
     program: bytes
     flags: int
+    allows_execveat: bool = True
 
 
 def compile_profile(profile: Seccomp) -> SeccompFilter:
@@ -67,7 +74,17 @@ def compile_profile(profile: Seccomp) -> SeccompFilter:
     flags = 0
     for flag in profile.flags:
         flags |= _FLAGS[flag]
-    return SeccompFilter(_exported(compiled), flags)
+    return SeccompFilter(_exported(compiled), flags, _allows(profile, "execveat"))
+
+
+def _allows(profile: Seccomp, name: str) -> bool:
+    """Whether a call works without conditions."""
+    harmless = ("SCMP_ACT_ALLOW", "SCMP_ACT_LOG")
+    actions = [rule.action for rule in profile.rules if name in rule.names and not rule.args]
+    restricted = any(rule.action not in harmless for rule in profile.rules if name in rule.names)
+    if restricted:
+        return False
+    return bool(actions) or profile.default_action in harmless
 
 
 _WITH_ERRNO = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")

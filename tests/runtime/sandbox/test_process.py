@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 from pathlib import Path
@@ -270,6 +271,27 @@ def test_program_that_the_kernel_refuses_is_reported_at_start(boxes: Boxes) -> N
         box.start()
     assert caught.value.reason == "exec-permission"
     assert box.wait().status == 1
+
+
+@pytest.mark.parametrize("nnp", [True, False])
+def test_interpreter_of_the_host_stays_out_of_reach(boxes: Boxes, nnp: bool) -> None:
+    """A script whose interpreter is /proc/self/exe must not get the host's Python executed."""
+
+    def program(raw: Json) -> None:
+        raw["process"]["args"] = ["/evil"]
+        raw["process"]["noNewPrivileges"] = nnp
+
+    box = boxes.make("", program)
+    assert box.overlay is not None
+    box.overlay.make_directories()
+    (box.overlay.upper / "evil").write_text("#!/proc/self/exe\nprint('python of the host')\n")
+    (box.overlay.upper / "evil").chmod(0o755)
+    box.create()
+    with contextlib.suppress(ContainerError):
+        box.start()
+    result = box.wait()
+    assert result.status == 1
+    assert "python" not in result.output
 
 
 def test_preserved_descriptors(boxes: Boxes) -> None:

@@ -99,6 +99,12 @@ def test_without_the_binding_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
         compile_profile(Seccomp("SCMP_ACT_ALLOW"))
 
 
+@pytest.mark.parametrize("nnp", [True, False])
+def test_filter_without_execveat(boxes: Boxes, nnp: bool) -> None:
+    rule = {"names": ["execveat"], "action": "SCMP_ACT_KILL_PROCESS"}
+    assert boxes.run("echo fine", _profile(rule, nnp=nnp)).output == "fine\n"
+
+
 def test_a_whole_allow_list(boxes: Boxes) -> None:
     """The shape of Docker's default profile: deny, and list what is allowed."""
     text = Path(__file__).with_name("allowed_calls.txt").read_text()
