@@ -18,7 +18,6 @@ import os
 import re
 import time
 from pathlib import Path
-from typing import BinaryIO, cast
 
 from formats.errors import WherryError
 from migrate import preflight
@@ -125,7 +124,7 @@ def _create_from(source: DataSource, cid: str, root: Path) -> None:
     Raises:
         WherryError, OSError: It failed; nothing of it is left.
     """
-    plan = plan_from_source(cast(BinaryIO, source), None, spec=None, name=cid)
+    plan = plan_from_source(source, None, spec=None, name=cid)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         request = CreateRequest(

@@ -61,6 +61,11 @@ class Lab:
         """Root's home directory on a host; the same path on the host and outside."""
         return self.base / self.name / host / "home"
 
+    def path(self, host: str, path: str) -> Path:
+        """An absolute path of a host as it is reached from outside."""
+        pid = (self.base / self.name / host / "init.pid").read_text().split()[0]
+        return Path(f"/proc/{pid}/root{path}")
+
     def popen(
         self, host: str, *args: str | Path, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[str]:
