@@ -13,6 +13,7 @@ from typing import Any
 from runtime.creation import CreateRequest, tear_down_quietly, write_pid_file
 from runtime.detach import Reporter, replace_other_fds
 from runtime.kernel import prctl
+from runtime.kernel.mountinfo import mount_points
 from runtime.metadata import OperationLock, update_metadata
 from runtime.monitor import Monitor
 from runtime.process import ProcessRef
@@ -140,6 +141,7 @@ class Builder:
         with update_metadata(self.directory) as metadata:
             metadata.init = ProcessRef.of(init.pid)
             metadata.status = Status.CREATED
+            metadata.mounts = mount_points(init.pid)
             metadata.stdio = [
                 None if self._request.console is not None else _identity(fd)
                 for fd in self._request.stdio

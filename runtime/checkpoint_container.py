@@ -130,6 +130,9 @@ def dump_target(container: Container) -> DumpTarget:
             "stdio": metadata.stdio,
             "created": metadata.created,
         },
+        mounts=None
+        if metadata.mounts is None
+        else [(point, fstype) for point, fstype in metadata.mounts],
     )
 
 

@@ -91,6 +91,7 @@ class Metadata:
         cgroups_made: Whether they are certainly ours: planned ones may turn out to be another's.
         overlay: The overlay's four directories, when it has one.
         stdio: What its three standard descriptors were at creation, for checkpoint and restore.
+        mounts: (point, type) of every mount in the container when it was created.
         exec_sessions: What ``exec`` started, with exit statuses.
         sandbox_id: The container whose sandbox this one shares; its own id for a root container.
         frozen_restore: It was restored and waits for ``start``, frozen.
@@ -110,6 +111,7 @@ class Metadata:
     cgroups_made: bool = False
     overlay: dict[str, Any] | None = None
     stdio: list[dict[str, Any] | None] = field(default_factory=list)
+    mounts: list[list[str]] | None = None
     exec_sessions: list[ExecSession] = field(default_factory=list)
     sandbox_id: str = ""
     frozen_restore: bool = False
@@ -136,6 +138,7 @@ class Metadata:
             "cgroups_made": self.cgroups_made,
             "overlay": self.overlay,
             "stdio": self.stdio,
+            "mounts": self.mounts,
             "exec_sessions": [session.to_json() for session in self.exec_sessions],
             "sandbox_id": self.sandbox_id,
             "frozen_restore": self.frozen_restore,
@@ -166,6 +169,7 @@ class Metadata:
             cgroups_made=bool(obj.get("cgroups_made")),
             overlay=obj.get("overlay"),
             stdio=list(obj.get("stdio") or []),
+            mounts=obj.get("mounts"),
             exec_sessions=[ExecSession.from_json(item) for item in obj.get("exec_sessions") or []],
             sandbox_id=str(obj.get("sandbox_id") or obj["id"]),
             frozen_restore=bool(obj.get("frozen_restore")),

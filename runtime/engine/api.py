@@ -22,8 +22,8 @@ class Freezer(Protocol):
     def frozen(self) -> bool:
         """Whether the cgroup is frozen."""
 
-    def freeze(self, timeout_s: float = ...) -> None:
-        """Stop every task of the cgroup."""
+    def begin_freeze(self) -> None:
+        """Stop every task of the cgroup, without waiting for all of them to have stopped."""
 
     def thaw(self) -> None:
         """Let every task of the cgroup go on."""
@@ -57,6 +57,7 @@ class DumpTarget:
         overlay_upper: Directory that holds what the container changed, or None.
         stdio: Identities of descriptors 0 to 2 as the container was given them; None for none.
         metadata: Stored in the image for the runtime's own use.
+        mounts: (point, type) of the mounts when the container was created; None if not known.
     """
 
     container_id: str
@@ -66,6 +67,7 @@ class DumpTarget:
     overlay_upper: Path | None
     stdio: Sequence[StdioIdentity | None]
     metadata: dict[str, Any] = field(default_factory=dict)
+    mounts: Sequence[tuple[str, str]] | None = None
 
 
 @dataclass(slots=True)

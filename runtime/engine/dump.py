@@ -21,6 +21,7 @@ from formats.records.task import Process, ResourceLimit
 from formats.statefile import ImageWriter
 from runtime.engine import dump_memory
 from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
+from runtime.engine.check_sandbox import check_sandbox
 from runtime.engine.context import DumpContext
 from runtime.engine.dump_tasks import (
     LiveProcess,
@@ -107,6 +108,7 @@ class _Dump:
         """Make every record; raise with everything that cannot be saved."""
         tree = collect_tree(self.context)
         self.host = describe_host(self.target.init_pid, 0)
+        check_sandbox(self.context)
         for process in tree:
             check_process(self.context, process)
         self._raise_refusals()

@@ -27,6 +27,7 @@ from formats.records.task import (
 from runtime.engine import signals
 from runtime.engine.arch import current as arch
 from runtime.engine.context import DumpContext
+from runtime.engine.freeze import undisturbed
 from runtime.engine.remote import (
     ALL_BUT_TRAP,
     SCRATCH_SIZE,
@@ -265,7 +266,7 @@ def find_hole(taken: list[tuple[int, int]], size: int) -> int:
 def dump_process(context: DumpContext, process: LiveProcess) -> None:
     """Fill in ``threads`` and ``answers`` of a live process."""
     tracees = context.frozen.threads(process.pid)
-    with _prepared(process, tracees) as saved:
+    with undisturbed(), _prepared(process, tracees) as saved:
         process.pending = saved[tracees[0].tid].shared_pending
         for tracee in tracees:
             ask = _Questions(context, process, tracee, leader=tracee is tracees[0])

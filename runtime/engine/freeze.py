@@ -6,7 +6,11 @@ freezer into their ptrace stop without a single instruction of theirs in between
 the kernel detaches them and they run on.
 
 A task waiting for its vfork child cannot stop before that child has called exec, and the child is
-frozen. Such a moment is short: let everything go, and try again a little later.
+frozen. Such a moment is short: everything else goes on, and when the stuck task has reached its
+stop, which it then does at once, it is let go too and the freeze begins anew.
+
+A program that is being seized, or that a batch is running in, must not be left half way: signals
+that would end us as an exception wait until such a step is done (`undisturbed`).
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from formats.errors import Refusal
@@ -26,8 +30,8 @@ from runtime.kernel import kcmp, proc_task, ptrace
 
 log = logging.getLogger(__name__)
 
-STOP_TIMEOUT_S = 2.0  # for one attempt
-ATTEMPTS = 40
+STOP_TIMEOUT_S = 2.0
+VFORK_TIMEOUT_S = 3.0  # for vfork children to come to their exec
 _POLL_S = 0.0005
 
 
@@ -36,11 +40,13 @@ class Frozen:
 
     Attributes:
         tracees: By task id in our own pid namespace.
+        moving: Those of them that have been seized but have not stopped yet.
         group_stops: Stop signal of the processes that were stopped by job control, by process.
     """
 
     def __init__(self) -> None:
         self.tracees: dict[int, Tracee] = {}
+        self.moving: set[int] = set()
         self.group_stops: dict[int, int] = {}
 
     @property
@@ -53,25 +59,49 @@ class Frozen:
         own = [tracee for tracee in self.tracees.values() if tracee.pid == pid]
         return sorted(own, key=lambda tracee: (tracee.tid != pid, tracee.tid))
 
-    def detach(self) -> None:
-        """Let every task go on where it was."""
-        killed = []
-        for tid in list(self.tracees):
+    def collect_stops(self) -> None:
+        """Take note of every task that has reached its stop, or is gone."""
+        for tid in sorted(self.moving):
+            if self._stopped(tid):
+                self.moving.discard(tid)
+
+    def _stopped(self, tid: int) -> bool:
+        try:
+            stop = ptrace.wait_stop(tid, block=False)
+        except ChildProcessError:
+            del self.tracees[tid]
+            return True
+        if stop is None:
+            return False
+        if stop.gone:
+            del self.tracees[tid]
+            return True
+        if stop.event == ptrace.PTRACE_EVENT_STOP:
+            if stop.signal != signal.SIGTRAP:
+                self.group_stops[self.tracees[tid].pid] = stop.signal
+            return True
+        # A signal was on its way before our interrupt: deliver it, the stop follows.
+        ptrace.resume(tid, stop.signal if not stop.event else 0)
+        return False
+
+    def detach_stopped(self) -> None:
+        """Let every task that has stopped go on where it was."""
+        killed = set()
+        for tid in set(self.tracees) - self.moving:
             try:
                 ptrace.detach(tid)
             except ProcessLookupError:
-                killed.append(tid)
+                killed.add(tid)
             del self.tracees[tid]
         _reap(killed)
 
 
-def _reap(tids: list[int]) -> None:
+def _reap(waiting: set[int]) -> None:
     """Take the end of killed tasks, so that their own parents hear of it.
 
     The order in which they end is the kernel's: a leader after its threads, an init after its
     whole namespace. So nobody in particular is waited for.
     """
-    waiting = set(tids)
     while waiting:
         for tid in sorted(waiting):
             try:
@@ -83,6 +113,18 @@ def _reap(tids: list[int]) -> None:
                 waiting.discard(tid)
         if waiting:
             time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Hold back the signals that end a command, for a step that must not be left half way."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    )
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _VforkError(Exception):
@@ -98,61 +140,78 @@ def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
 
     Raises:
         RefusedError: A task is traced by somebody else.
-        CheckpointError: A task did not stop in time.
+        CheckpointError: A task did not stop in time. The kernel lets go of it when the calling
+            thread ends.
     """
     was_frozen = cgroups.frozen
-    for attempt in range(ATTEMPTS):
-        state = Frozen()
+    deadline = time.monotonic() + VFORK_TIMEOUT_S
+    while True:
         try:
-            _seize_all(cgroups, state, container_id)
+            state = _try_to_freeze(cgroups, container_id, was_frozen=was_frozen)
             break
         except _VforkError:
-            _release(cgroups, state, was_frozen=was_frozen)
-            log.debug("vfork in flight, attempt %d", attempt)
-            time.sleep(0.001 * (attempt + 1))
-        except BaseException:
-            _release(cgroups, state, was_frozen=was_frozen)
-            raise
-    else:
-        raise CheckpointError(
-            f"{container_id}: a task keeps waiting for its vfork child", reason="vfork"
-        )
+            if time.monotonic() > deadline:
+                raise CheckpointError(
+                    f"{container_id}: a task keeps waiting for its vfork child", reason="vfork"
+                ) from None
+            log.debug("%s: vfork in flight, the freeze begins anew", container_id)
     try:
         yield state
     finally:
-        _release(cgroups, state, was_frozen=was_frozen)
+        with undisturbed():
+            _release(cgroups, state, was_frozen=was_frozen)
+
+
+def _try_to_freeze(cgroups: Freezer, container_id: str, *, was_frozen: bool) -> Frozen:
+    state = Frozen()
+    with undisturbed():
+        try:
+            _seize_all(cgroups, state, container_id)
+        except BaseException:
+            _release(cgroups, state, was_frozen=was_frozen)
+            raise
+    return state
 
 
 def _release(cgroups: Freezer, state: Frozen, *, was_frozen: bool) -> None:
-    # Freeze first, then detach: no task of a paused container runs in between.
     try:
+        if state.moving:
+            # A task that has not stopped cannot be detached; running, it soon gets there.
+            state.detach_stopped()
+            cgroups.thaw()
+            _wait_until(lambda: not state.moving, state, VFORK_TIMEOUT_S)
         if was_frozen:
-            cgroups.freeze()
+            # Before the rest is let go, so that no task of a paused container runs.
+            cgroups.begin_freeze()
     finally:
-        state.detach()
+        state.detach_stopped()
         if not was_frozen:
             cgroups.thaw()
 
 
+def _wait_until(done: Callable[[], bool], state: Frozen, timeout_s: float) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while True:
+        state.collect_stops()
+        if done():
+            return True
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+
+
 def _seize_all(cgroups: Freezer, state: Frozen, container_id: str) -> None:
     if not cgroups.frozen:
-        _begin_freeze(cgroups)
+        # Waiting for the kernel's "frozen" would fail on a task in vfork; the stops below tell.
+        cgroups.begin_freeze()
     seen: set[int] = set()
-    while True:
-        fresh = [pid for pid in cgroups.pids() if _seize_process(pid, state, container_id, seen)]
-        if not fresh:
-            break
+    while any(_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()):
+        pass
     cgroups.thaw()
     _wait_for_stops(state, container_id)
     # A fork that was under way when the freeze began may have ended since.
-    if any(_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()):
+    while any(_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()):
         _wait_for_stops(state, container_id)
-
-
-def _begin_freeze(cgroups: Freezer) -> None:
-    # Waiting for the kernel's "frozen" would fail on a task in vfork; the stops below tell.
-    with contextlib.suppress(TimeoutError):
-        cgroups.freeze(timeout_s=0.05)
 
 
 def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -> bool:
@@ -176,6 +235,7 @@ def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -
         seen.add(tid)
         fresh = True
         state.tracees[tid] = Tracee(tid, pid)
+        state.moving.add(tid)
         with contextlib.suppress(ProcessLookupError):
             ptrace.interrupt(tid)
     return fresh
@@ -202,46 +262,19 @@ def _traced_by_other(pid: int, tid: int, container_id: str, exc: OSError) -> Exc
 
 
 def _wait_for_stops(state: Frozen, container_id: str) -> None:
-    waiting = set(state.tracees)
-    deadline = time.monotonic() + STOP_TIMEOUT_S
-    while waiting:
-        for tid in sorted(waiting):
-            if _stopped(state, tid):
-                waiting.discard(tid)
-        if not waiting:
-            return
-        stuck = sorted(waiting)
-        if _is_vfork(stuck, state):
+    patience = 0.02  # seconds until it is worth looking at why a task does not stop
+    began = time.monotonic()
+    while not _wait_until(lambda: not state.moving, state, patience):
+        stuck = min(state.moving)
+        if _is_vfork(state):
             raise _VforkError
-        if time.monotonic() > deadline:
-            raise CheckpointError(_unstoppable(container_id, stuck[0], state), reason="task-stuck")
-        time.sleep(_POLL_S)
+        if time.monotonic() > began + STOP_TIMEOUT_S:
+            raise CheckpointError(_unstoppable(container_id, stuck, state), reason="task-stuck")
 
 
-def _stopped(state: Frozen, tid: int) -> bool:
-    """Whether *tid* has reached its stop, or is gone (and then forgotten)."""
-    try:
-        stop = ptrace.wait_stop(tid, block=False)
-    except ChildProcessError:
-        del state.tracees[tid]
-        return True
-    if stop is None:
-        return False
-    if stop.gone:
-        del state.tracees[tid]
-        return True
-    if stop.event == ptrace.PTRACE_EVENT_STOP:
-        if stop.signal != signal.SIGTRAP:
-            state.group_stops[state.tracees[tid].pid] = stop.signal
-        return True
-    # A signal was on its way before our interrupt: deliver it, the stop follows.
-    ptrace.resume(tid, stop.signal if not stop.event else 0)
-    return False
-
-
-def _is_vfork(stuck: list[int], state: Frozen) -> bool:
+def _is_vfork(state: Frozen) -> bool:
     """Whether a task that does not stop is a parent whose child still shares its memory."""
-    for tid in stuck:
+    for tid in state.moving:
         pid = state.tracees[tid].pid
         try:
             if proc_task.stat(pid, tid).state != "D":

@@ -125,6 +125,11 @@ def _refused(context: DumpContext, pid: int, mapping: Mapping) -> bool:
         if code in mapping.vm_flags:
             context.refuse(reason, context.subject(pid, what), f"{sentence} and cannot be saved")
             return True
+    if mapping.path.startswith("/SYSV") and mapping.path.endswith("(deleted)"):
+        context.refuse(
+            "ipc-shm", context.subject(pid, what), "is System V memory, which wherry cannot save"
+        )
+        return True
     known = mapping.path.startswith("/") or _is_anonymous(mapping)
     if not known and not mapping.path.startswith("[anon_shmem:"):
         context.refuse(

@@ -8,7 +8,6 @@ ptrace until `Restore.release`; should the restorer die before, the kernel kills
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import socket
 import time
@@ -358,9 +357,8 @@ class Restore:
 
     def release(self, cgroups: Freezer) -> None:
         """Freeze the container by its cgroup and let go of its tasks; it is *created* now."""
-        with contextlib.suppress(TimeoutError):
-            # They count as frozen only when we have let go.
-            cgroups.freeze(timeout_s=0)
+        # They count as frozen only when we have let go: nothing to wait for yet.
+        cgroups.begin_freeze()
         for process in self._processes:
             for task in process.tasks:
                 restore_threads.detach(task)

@@ -3,62 +3,9 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from pathlib import Path
 
+from runtime.kernel.mountinfo import read_mounts
 from runtime.kernel.openat2 import RESOLVE_IN_ROOT, openat2
-from runtime.kernel.proc_maps import unescape
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One line of mountinfo, man 5 proc_pid_mountinfo.
-
-    Attributes:
-        mount_id: Unique while mounted.
-        parent_id: The mount it stands on.
-        device: st_dev of its files.
-        root: Path of its top within its file system.
-        point: Where it is, as the container sees it.
-        options: Per-mount options.
-        fstype: For instance "overlay".
-        source: What was mounted.
-        super_options: Of the file system.
-    """
-
-    mount_id: int
-    parent_id: int
-    device: int
-    root: str
-    point: str
-    options: str
-    fstype: str
-    source: str
-    super_options: str
-
-
-def read_mounts(pid: int) -> list[Mount]:
-    """The mounts that a process sees below its root."""
-    found = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
-        head, _, tail = line.partition(b" - ")
-        mount_id, parent_id, device, root, point, options = head.split()[:6]
-        fstype, source, super_options = tail.split(b" ", 2)
-        major, _, minor = device.partition(b":")
-        found.append(
-            Mount(
-                mount_id=int(mount_id),
-                parent_id=int(parent_id),
-                device=os.makedev(int(major), int(minor)),
-                root=unescape(root),
-                point=unescape(point),
-                options=options.decode(),
-                fstype=fstype.decode(),
-                source=unescape(source),
-                super_options=unescape(super_options),
-            )
-        )
-    return found
 
 
 class MountTable:

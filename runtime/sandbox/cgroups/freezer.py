@@ -20,13 +20,23 @@ def _timed_out(directory: Path, timeout_s: float) -> ContainerError:
     )
 
 
+def begin_freeze_v2(directory: Path) -> None:
+    """Ask for the freeze, without waiting for it."""
+    write_file(directory / "cgroup.freeze", "1")
+
+
+def begin_freeze_v1(directory: Path) -> None:
+    """Ask for the freeze, without waiting for it."""
+    write_file(directory / "freezer.state", "FROZEN")
+
+
 def freeze_v2(directory: Path, timeout_s: float) -> None:
     """Freeze and wait until the kernel reports it.
 
     Raises:
         ContainerError: It took longer than *timeout_s*; the cgroup is thawed again.
     """
-    write_file(directory / "cgroup.freeze", "1")
+    begin_freeze_v2(directory)
     deadline = time.monotonic() + timeout_s
     fd = os.open(directory / "cgroup.events", os.O_RDONLY | os.O_CLOEXEC)
     try:

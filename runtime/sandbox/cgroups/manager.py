@@ -16,6 +16,8 @@ from runtime.errors import ContainerError
 from runtime.kernel import bpf
 from runtime.sandbox.cgroups.devices import bpf_program, complete_rules, v1_lines
 from runtime.sandbox.cgroups.freezer import (
+    begin_freeze_v1,
+    begin_freeze_v2,
     freeze_v1,
     freeze_v2,
     is_frozen_v1,
@@ -274,6 +276,15 @@ class Cgroups:
                 freeze_v2(directory, timeout_s)
             else:
                 freeze_v1(directory, timeout_s)
+
+    def begin_freeze(self) -> None:
+        """Ask for the freeze, without waiting for it: whoever traces the tasks sees them stop."""
+        directory, version = self._freezer()
+        with step(f"freeze {directory}", reason="freeze"):
+            if version == 2:
+                begin_freeze_v2(directory)
+            else:
+                begin_freeze_v1(directory)
 
     def thaw(self) -> None:
         """Let every task run again; nothing happens to one that runs."""

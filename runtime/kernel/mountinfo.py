@@ -1,0 +1,65 @@
+"""/proc/PID/mountinfo: the mounts of a task's mount namespace below its root."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.kernel.proc_maps import unescape
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """One line of mountinfo, man 5 proc_pid_mountinfo.
+
+    Attributes:
+        mount_id: Unique while mounted.
+        parent_id: The mount it stands on.
+        device: st_dev of its files.
+        root: Path of its top within its file system.
+        point: Where it is, as the task sees it.
+        options: Per-mount options.
+        fstype: For instance "overlay".
+        source: What was mounted.
+        super_options: Of the file system.
+    """
+
+    mount_id: int
+    parent_id: int
+    device: int
+    root: str
+    point: str
+    options: str
+    fstype: str
+    source: str
+    super_options: str
+
+
+def read_mounts(pid: int) -> list[Mount]:
+    """The mounts that a task sees, in the kernel's order."""
+    found = []
+    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
+        head, _, tail = line.partition(b" - ")
+        mount_id, parent_id, device, root, point, options = head.split()[:6]
+        fstype, source, super_options = tail.split(b" ", 2)
+        major, _, minor = device.partition(b":")
+        found.append(
+            Mount(
+                mount_id=int(mount_id),
+                parent_id=int(parent_id),
+                device=os.makedev(int(major), int(minor)),
+                root=unescape(root),
+                point=unescape(point),
+                options=options.decode(),
+                fstype=fstype.decode(),
+                source=unescape(source),
+                super_options=unescape(super_options),
+            )
+        )
+    return found
+
+
+def mount_points(pid: int) -> list[list[str]]:
+    """What is mounted where, as [point, type] pairs: to see later whether that has changed."""
+    return [[mount.point, mount.fstype] for mount in read_mounts(pid)]
