@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import signal
 import time
 from collections.abc import Iterator
@@ -35,7 +36,6 @@ from runtime.spec.reader import unsupported
 _REMOVE_TIMEOUT_S = 5.0
 _REMOVE_POLL_S = 0.002
 _KILL_TIMEOUT_S = 5.0
-_MAX_NAMES = 1000
 
 
 @dataclass(slots=True)
@@ -63,8 +63,8 @@ class Cgroups:
         """Choose the directories of a container; nothing is made yet.
 
         ``linux.cgroupsPath`` that begins with ``/`` starts at the root of each hierarchy, another
-        one at our own cgroup. Without one the name is ``wherry-<id>``, or the next free one, since
-        containers of two state roots may have the same id.
+        one at our own cgroup. Without one the name is ``wherry-<id>-`` and eight random digits,
+        since containers of two state roots may have the same id.
 
         Raises:
             SpecError: A limit that *spec* asks for has no controller here.
@@ -78,15 +78,8 @@ class Cgroups:
         path = spec.linux.cgroups_path
         if path:
             return cls._at(hierarchies, path, exclusive=False)
-        for number in range(1, _MAX_NAMES):
-            name = f"wherry-{cid}" if number == 1 else f"wherry-{number}-{cid}"
-            planned = cls._at(hierarchies, name, exclusive=True)
-            if not any(directory.exists() for directory in planned.directories()):
-                return planned
-        raise ContainerError(
-            f"cgroups: wherry-{cid} and {_MAX_NAMES} further names are taken",
-            reason="cgroup-exists",
-        )
+        name = f"wherry-{cid}-{secrets.token_hex(4)}"
+        return cls._at(hierarchies, name, exclusive=True)
 
     @classmethod
     def _at(cls, hierarchies: list[Hierarchy], path: str, *, exclusive: bool) -> Cgroups:
