@@ -38,7 +38,7 @@ def _tracked_files() -> list[Path]:
     return [ROOT / name for name in names if name and (ROOT / name).is_file()]
 
 
-@pytest.mark.parametrize("path", list(for_each_source(*PACKAGES, "tests")), ids=str)
+@pytest.mark.parametrize("path", list(for_each_source(*PACKAGES, "tests/support")), ids=str)
 def test_every_module_says_what_it_is(path: Path) -> None:
     text = (ROOT / path).read_text()
     if text.strip():
@@ -135,3 +135,21 @@ def test_documents_name_only_what_exists(name: str) -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     assert "scripts/test" in (ROOT / "README.md").read_text()
     assert "\nscripts/test\n" in (ROOT / ".ci" / "run").read_text()
+
+
+def _reason_codes(path: Path) -> Iterator[str]:
+    """The reason codes that a module gives to refusals, as literals."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Call):
+            name = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            name = node.func.id if isinstance(node.func, ast.Name) else name
+            if name in ("refuse", "Refusal"):
+                values = [str(a.value) for a in node.args[:2] if isinstance(a, ast.Constant)]
+                yield from (v for v in values if re.fullmatch(r"[a-z]+(-[a-z]+)+", v))
+
+
+def test_every_refusal_of_the_engine_is_documented() -> None:
+    text = (ROOT / "docs" / "support.md").read_text()
+    codes = {code for path in for_each_source("runtime/engine") for code in _reason_codes(path)}
+    assert codes
+    assert sorted(code for code in codes if f"`{code}`" not in text) == []
