@@ -70,6 +70,9 @@ class RestorePlan:
         self.overlay = bool(metadata.get("overlay"))
         if spec is None:
             spec = _without_place(saved)
+            if spec.get("hostname") == image.container_id:
+                # It was named for its id, as `wherry do` does: so is the new one.
+                spec["hostname"] = name
         else:
             self.differences, refusals = spec_diff.judge(saved, spec)
             if refusals:
