@@ -1,3 +1,5 @@
+"""Kubernetes' annotations, and the namespaces of a shared sandbox."""
+
 from __future__ import annotations
 
 import pytest

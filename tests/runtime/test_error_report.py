@@ -1,3 +1,5 @@
+"""Failures that cross a process boundary and stay themselves."""
+
 from __future__ import annotations
 
 import errno

@@ -1,3 +1,5 @@
+"""Valid, abbreviated and random ids."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""JSON lines and descriptors over real sockets."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""The record of a container and its two locks."""
+
 from __future__ import annotations
 
 import json

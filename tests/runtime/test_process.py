@@ -1,3 +1,5 @@
+"""Processes told apart by their start, against real ones."""
+
 from __future__ import annotations
 
 import os

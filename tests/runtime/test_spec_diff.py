@@ -1,3 +1,5 @@
+"""What may differ between an image and a restore's bundle, and what may not."""
+
 from __future__ import annotations
 
 import copy

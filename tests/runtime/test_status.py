@@ -1,3 +1,5 @@
+"""The words for a container's state, and refusals in them."""
+
 from __future__ import annotations
 
 import pytest
