@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from runtime.kernel.mount import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
+    MOUNT_ATTR__ATIME,
     MOUNT_ATTR_NODEV,
     MOUNT_ATTR_NOEXEC,
     MOUNT_ATTR_NOSUID,
@@ -106,13 +107,18 @@ class Mounter:
             if existing >= 0:
                 copy_tree(existing, mounted)
                 os.close(existing)
-            set_propagation(mounted, entry)
+            finish_mount(mounted, entry)
         finally:
             os.close(mounted)
 
     def _cgroup2(self, entry: Mount) -> None:
         os.close(make_directories(self.root_fd, entry.destination))
         self._mount_hierarchy(self.root_fd, entry.destination, "", entry)
+        fd = open_inside(self.root_fd, entry.destination)
+        try:
+            finish_mount(fd, entry)
+        finally:
+            os.close(fd)
 
     def _cgroup(self, entry: Mount) -> None:
         """All hierarchies below one directory; on a host with cgroup v2 alone, just that."""
@@ -133,9 +139,9 @@ class Mounter:
                 for controller in hierarchy.controllers:
                     if hierarchy.key and controller != name and "=" not in controller:
                         os.symlink(name, controller, dir_fd=base)
-            set_propagation(base, entry)
             if entry.attr_set & MOUNT_ATTR_RDONLY:
                 mount_setattr(base, attr_set=MOUNT_ATTR_RDONLY)
+            finish_mount(base, entry)
         finally:
             os.close(base)
 
@@ -155,9 +161,17 @@ class Mounter:
         top = open_inside(base, path)
         try:
             fixed = MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV | MOUNT_ATTR_NOEXEC
-            mount_setattr(top, attr_set=fixed | entry.attr_set & MOUNT_ATTR_RDONLY)
+            access_time = entry.attr_clear & MOUNT_ATTR__ATIME
+            mount_setattr(top, attr_set=fixed | entry.attr_set, attr_clear=access_time)
         finally:
             os.close(top)
+
+
+def finish_mount(fd: int, entry: Mount) -> None:
+    """What a new file system's mount gets once it is there: ``rro`` and the like, propagation."""
+    if entry.rec_set or entry.rec_clear:
+        mount_setattr(fd, attr_set=entry.rec_set, attr_clear=entry.rec_clear, recursive=True)
+    set_propagation(fd, entry)
 
 
 def mount_on(target: int, source: str, fstype: str, flags: int = 0, data: str = "") -> None:

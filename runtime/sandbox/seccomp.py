@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from runtime.errors import MissingFeatureError
@@ -62,19 +63,23 @@ def compile_profile(profile: Seccomp) -> SeccompFilter:
             reason="seccomp-missing",
         ) from exc
     default = _action(pyseccomp, profile.default_action, profile.default_errno)
-    compiled = pyseccomp.SyscallFilter(default)
-    for index, name in enumerate(profile.architectures):
-        _add_architecture(pyseccomp, compiled, name, f"linux.seccomp.architectures[{index}]")
+    native = pyseccomp.SyscallFilter(default)
+    others = _other_architectures(pyseccomp, profile, default)
     for index, rule in enumerate(profile.rules):
         if _plain(rule.action) == _plain(profile.default_action) and (
             rule.errno == profile.default_errno or rule.action not in _WITH_ERRNO
         ):
             continue  # what happens anyway; libseccomp refuses such a rule
-        _add_rule(pyseccomp, compiled, rule, f"linux.seccomp.syscalls[{index}]")
+        path = f"linux.seccomp.syscalls[{index}]"
+        _add_rule(pyseccomp, native, rule, path, NR)
+        if others is not None:
+            _add_rule(pyseccomp, others, rule, path, {})
+    if others is not None:
+        native.merge(others)
     flags = 0
     for flag in profile.flags:
         flags |= _FLAGS[flag]
-    return SeccompFilter(_exported(compiled), flags, _allows(profile, "execveat"))
+    return SeccompFilter(_exported(native), flags, _allows(profile, "execveat"))
 
 
 def _allows(profile: Seccomp, name: str) -> bool:
@@ -102,18 +107,37 @@ def _action(pyseccomp: Any, name: str, number: int | None) -> int:
     return int(getattr(pyseccomp, name.removeprefix("SCMP_ACT_")))
 
 
-def _add_architecture(pyseccomp: Any, compiled: Any, name: str, path: str) -> None:
-    arch = getattr(pyseccomp.Arch, name.removeprefix("SCMP_ARCH_"), None)
-    if arch is None or not name.startswith("SCMP_ARCH_"):
-        raise invalid(path, f"{name!r} is no architecture that libseccomp knows")
-    try:
-        compiled.add_arch(arch)
-    except OSError as exc:
-        if exc.errno != errno.EEXIST:  # the native one is there from the start
+def _other_architectures(pyseccomp: Any, profile: Seccomp, default: int) -> Any:
+    """A filter for all architectures of the profile but our own; None when there is no other.
+
+    Apart, because a call that libseccomp is too old to know can be given by number for one
+    architecture only.
+    """
+    others = pyseccomp.SyscallFilter(default)
+    native = int(pyseccomp.system_arch())
+    found = False
+    for index, name in enumerate(profile.architectures):
+        path = f"linux.seccomp.architectures[{index}]"
+        arch = getattr(pyseccomp.Arch, name.removeprefix("SCMP_ARCH_"), None)
+        if arch is None or not name.startswith("SCMP_ARCH_"):
+            raise invalid(path, f"{name!r} is no architecture that libseccomp knows")
+        if arch in (native, pyseccomp.Arch.NATIVE):
+            continue
+        try:
+            others.add_arch(arch)
+        except OSError as exc:
             raise unsupported(path, f"{name}: libseccomp refuses it: {exc.strerror}") from exc
+        found = True
+    if not found:
+        return None
+    others.remove_arch(native)
+    return others
 
 
-def _add_rule(pyseccomp: Any, compiled: Any, rule: SeccompRule, path: str) -> None:
+def _add_rule(
+    pyseccomp: Any, compiled: Any, rule: SeccompRule, path: str, numbers: Mapping[str, int]
+) -> None:
+    """Add a rule; *numbers* has those of calls that libseccomp does not know."""
     action = _action(pyseccomp, rule.action, rule.errno)
     args = [
         pyseccomp.Arg(
@@ -129,7 +153,7 @@ def _add_rule(pyseccomp: Any, compiled: Any, rule: SeccompRule, path: str) -> No
     indices = [arg.argument for arg in rule.args]
     groups = [args] if len(set(indices)) == len(indices) else [[arg] for arg in args]
     for name in rule.names:
-        number = _number(pyseccomp, name)
+        number = _number(pyseccomp, name, numbers)
         if number is None:
             continue
         for group in groups:
@@ -139,11 +163,11 @@ def _add_rule(pyseccomp: Any, compiled: Any, rule: SeccompRule, path: str) -> No
                 raise unsupported(path, f"{name}: libseccomp: {exc.strerror}") from exc
 
 
-def _number(pyseccomp: Any, name: str) -> int | None:
+def _number(pyseccomp: Any, name: str, numbers: Mapping[str, int]) -> int | None:
     number = int(pyseccomp.resolve_syscall(pyseccomp.Arch.NATIVE, name))
     # -1 is __NR_SCMP_ERROR; other negative numbers are calls of other architectures, which
     # libseccomp handles
-    return NR.get(name) if number == -1 else number
+    return numbers.get(name) if number == -1 else number
 
 
 def _exported(compiled: Any) -> bytes:

@@ -156,7 +156,7 @@ def with_options(mount: Mount, options: tuple[str, ...]) -> Mount:
             raise unsupported(path, f"{option!r}: {_UNSUPPORTED[option]}")
         elif option == "tmpcopyup":
             copy_up = True
-        elif option == "defaults":
+        elif option in ("defaults", "notmpcopyup"):
             pass
         elif option == "":
             raise invalid(path, "is empty")

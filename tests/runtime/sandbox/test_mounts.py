@@ -144,6 +144,14 @@ def test_tmpfs_options_and_data(boxes: Boxes) -> None:
     assert result.status != 0
 
 
+def test_recursive_attributes_and_propagation_of_a_new_file_system(boxes: Boxes) -> None:
+    options = ["rro", "rshared", "notmpcopyup"]
+    change = _adding({"destination": "/mnt", "type": "tmpfs", "source": "t", "options": options})
+    (line,) = boxes.run("grep ' /mnt ' /proc/self/mountinfo", change).lines
+    assert "ro" in _options_of(line)
+    assert "shared:" in line
+
+
 def test_tmpfs_keeps_the_mode_of_what_it_covers(boxes: Boxes) -> None:
     change = _adding({"destination": "/tmp", "type": "tmpfs", "source": "t"})
     assert boxes.run("stat -c %a /tmp", change).output == "1777\n"

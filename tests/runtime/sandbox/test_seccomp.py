@@ -105,12 +105,17 @@ def test_filter_without_execveat(boxes: Boxes, nnp: bool) -> None:
     assert boxes.run("echo fine", _profile(rule, nnp=nnp)).output == "fine\n"
 
 
-def test_a_whole_allow_list(boxes: Boxes) -> None:
+@pytest.mark.skipif(_ARCH != "SCMP_ARCH_X86_64", reason="feature x86: not on this machine")
+@pytest.mark.parametrize("others", [[], ["SCMP_ARCH_X86", "SCMP_ARCH_X32"]])
+def test_a_whole_allow_list(boxes: Boxes, others: list[str]) -> None:
     """The shape of Docker's default profile: deny, and list what is allowed."""
+
+    def change(raw: Json) -> None:
+        _profile(rule, default="SCMP_ACT_ERRNO")(raw)
+        raw["linux"]["seccomp"]["architectures"] += others
+
     text = Path(__file__).with_name("allowed_calls.txt").read_text()
     rule = {"names": text.split(), "action": "SCMP_ACT_ALLOW"}
-    result = boxes.run(
-        "ls / > /dev/null && echo fine; unshare -U true", _profile(rule, default="SCMP_ACT_ERRNO")
-    )
+    result = boxes.run("ls / > /dev/null && echo fine; unshare -U true", change)
     assert result.lines[0] == "fine"
     assert "Operation not permitted" in result.output
