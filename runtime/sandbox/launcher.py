@@ -144,14 +144,20 @@ def _code(
         )
     )
     tell = b"".join((edi(2), esi(text), edx(text_length), eax(1), syscall))
-    code = bytes.fromhex("488b1c24")  # mov rbx, [rsp]                     argc
-    code += eax(72) + edi(report_fd) + esi(2) + edx(1) + syscall  # fcntl(F_SETFD, FD_CLOEXEC)
+    work = b""
     if seccomp is not None:
         # seccomp(SECCOMP_SET_MODE_FILTER, flags, &fprog)
-        code += eax(317) + edi(1) + esi(seccomp.flags) + edx(fprog) + syscall
-        code += bytes.fromhex("4885c0")  # test rax, rax
-        code += b"\x75" + bytes((len(execute),))  # jnz past the execve
-    code += execute
+        work += eax(317) + edi(1) + esi(seccomp.flags) + edx(fprog) + syscall
+        work += bytes.fromhex("4885c0")  # test rax, rax
+        work += b"\x75" + bytes((len(execute),))  # jnz past the execve
+    work += execute
+    code = bytes.fromhex("488b1c24")  # mov rbx, [rsp]                     argc
+    code += eax(72) + edi(report_fd) + esi(2) + edx(1) + syscall  # fcntl(F_SETFD, FD_CLOEXEC)
+    # No such descriptor: this is not our execve but that of a script which names /proc/self/exe
+    # as its interpreter, and would go round for ever
+    code += bytes.fromhex("83f8f7")  # cmp eax, -EBADF
+    code += b"\x74" + bytes((len(work),))  # je past the work
+    code += work
     code += bytes.fromhex("f7d8")  # neg eax
     code += b"\x0d" + _u32(_ERROR_BIT)  # or eax, 0x80
     code += b"\x50"  # push rax

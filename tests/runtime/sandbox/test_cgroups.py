@@ -326,9 +326,12 @@ def test_v1_freezer_where_there_is_no_v2(scratch: Path) -> None:
     directory = hierarchy.mount_point / f"wherry-test-{scratch.name}"
     cgroups = Cgroups({"freezer": directory}, None, [], exclusive=True)
     cgroups.create()
-    child = subprocess.Popen(["sh", "-c", "sleep 1000 & wait"])
+    child = subprocess.Popen(["sh", "-c", "read x; sleep 1000 & wait"], stdin=subprocess.PIPE)
+    assert child.stdin is not None
     try:
-        cgroups.add(child.pid)
+        cgroups.add(child.pid)  # before it has a child that would stay outside
+        child.stdin.close()
+        wait_until(lambda: len(cgroups.pids()) == 2)
         cgroups.freeze()
         assert cgroups.frozen
         assert freezer.is_frozen_v1(directory)
