@@ -113,7 +113,9 @@ def _reap_traced() -> None:
         if found is None:
             return
         status = Path(f"/proc/{found.si_pid}/status").read_text()
-        if f"\nPPid:\t{os.getpid()}\n" in status:
+        # A thread of the init has our pid as its parent too, but only its tracer can reap it.
+        is_process = f"\nTgid:\t{found.si_pid}\n" in status
+        if is_process and f"\nPPid:\t{os.getpid()}\n" in status:
             return  # it hides what may come after it, until its waiter has taken it
         os.waitpid(found.si_pid, os.WNOHANG | WALL)
 
