@@ -22,6 +22,7 @@ from runtime.kernel.mount import (
     AT_EMPTY_PATH,
     AT_FDCWD,
     AT_RECURSIVE,
+    MOUNT_ATTR_IDMAP,
     MS_REC,
     MS_SHARED,
     MS_SLAVE,
@@ -34,7 +35,8 @@ from runtime.sandbox.cgroups import Cgroups
 from runtime.sandbox.overlay import Overlay
 from runtime.sandbox.seccomp import SeccompFilter
 from runtime.sandbox.steps import step
-from runtime.spec.model import Device, Mount, Spec
+from runtime.sandbox.userns import namespace_with
+from runtime.spec.model import Device, Linux, Mount, Spec
 from runtime.spec.reader import invalid, unsupported
 
 
@@ -117,7 +119,7 @@ def prepare(
             prepared.root = _open_root(spec, overlay)
         for mount in spec.mounts:
             if mount.bind:
-                prepared.binds[mount.index] = _open_bind(mount)
+                prepared.binds[mount.index] = _open_bind(mount, spec.linux)
         for device in host_devices:
             prepared.devices[device.path] = _open_device(device)
         if cgroups is not None and _sees_host_cgroups(spec):
@@ -160,7 +162,7 @@ def _open_root(spec: Spec, overlay: Overlay | None) -> int:
     return fd
 
 
-def _open_bind(mount: Mount) -> Source:
+def _open_bind(mount: Mount, linux: Linux) -> Source:
     flags = OPEN_TREE_CLONE | (AT_RECURSIVE if mount.recursive else 0)
     try:
         fd = open_tree(AT_FDCWD, mount.source, flags)
@@ -172,10 +174,28 @@ def _open_bind(mount: Mount) -> Source:
     try:
         with step(f"set options of {mount.source} ({mount.path}.options)"):
             _set_attributes(fd, mount)
+        if mount.id_mapped:
+            _map_ids(fd, mount, linux)
         return Source(fd, stat.S_ISDIR(os.fstat(fd).st_mode))
     except BaseException:
         os.close(fd)
         raise
+
+
+def _map_ids(fd: int, mount: Mount, linux: Linux) -> None:
+    uids, gids = mount.uid_mappings or linux.uid_mappings, mount.gid_mappings or linux.gid_mappings
+    userns = namespace_with(uids, gids)
+    try:
+        # EINVAL: the file system cannot do it, or is mapped already
+        with step(f"map the ids of {mount.source} ({mount.path}.options)", reason="idmap"):
+            mount_setattr(
+                fd,
+                attr_set=MOUNT_ATTR_IDMAP,
+                userns_fd=userns,
+                recursive=mount.id_mapped == "ridmap",
+            )
+    finally:
+        os.close(userns)
 
 
 def _set_attributes(fd: int, mount: Mount) -> None:

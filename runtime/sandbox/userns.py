@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from runtime.kernel.clone import CLONE_NEWUSER, clone3
 from runtime.sandbox.steps import step
 from runtime.spec.model import IdMapping
 
@@ -31,6 +32,30 @@ def _write(path: Path, mappings: Sequence[IdMapping]) -> None:
         os.write(fd, "".join(lines).encode())  # one write, or the kernel takes the first part only
     finally:
         os.close(fd)
+
+
+def namespace_with(uids: Sequence[IdMapping], gids: Sequence[IdMapping]) -> int:
+    """A user namespace with these mappings and no process; the caller closes the descriptor.
+
+    Raises:
+        ContainerError: The kernel refused.
+    """
+    reader, writer = os.pipe()
+    pid, pidfd = clone3(CLONE_NEWUSER)
+    if pid == 0:
+        try:
+            os.close(writer)
+            os.read(reader, 1)  # end of file is our end
+        finally:
+            os._exit(0)
+    try:
+        write_mappings(pid, uids, gids)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(reader)
+        os.close(writer)
+        os.waitpid(pid, 0)
+        os.close(pidfd)
 
 
 def host_id(mappings: Sequence[IdMapping], container_id: int) -> int | None:

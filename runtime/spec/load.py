@@ -114,9 +114,14 @@ def _parse_mount(node: Node, index: int, bundle: Path) -> Mount:
     mount = Mount(index, destination, node.str_of("type"), node.str_of("source"))
     mount = with_options(mount, options)
     uids, gids = parse_mappings(node, "uidMappings"), parse_mappings(node, "gidMappings")
-    if uids or gids:
-        raise unsupported(f"{node.path}.uidMappings", "id-mapped mounts are not supported")
     node.done()
+    if bool(uids) != bool(gids):
+        raise invalid(f"{node.path}.uidMappings", "uidMappings and gidMappings go together")
+    if uids and not mount.bind:
+        raise unsupported(f"{node.path}.uidMappings", "only bind mounts can be id-mapped")
+    if uids:
+        id_mapped = mount.id_mapped or "idmap"
+        mount = replace(mount, uid_mappings=uids, gid_mappings=gids, id_mapped=id_mapped)
     if mount.bind:
         if not mount.source:
             raise invalid(f"{node.path}.source", "a bind mount needs one")

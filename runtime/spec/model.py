@@ -51,7 +51,9 @@ class Mount:
         propagation: ``MS_SHARED`` …, perhaps with ``MS_REC``, in the order given.
         data: Options for the file system, comma-separated.
         copy_up: ``tmpcopyup``: a tmpfs starts with what the directory held.
-        uid_mappings, gid_mappings: Of an id-mapped mount.
+        id_mapped: Owners are shifted by the mappings; ``"idmap"`` for this mount, ``"ridmap"``
+            also for its submounts, empty for neither.
+        uid_mappings, gid_mappings: Of an id-mapped mount; empty takes the container's own.
     """
 
     index: int
@@ -69,6 +71,7 @@ class Mount:
     propagation: tuple[int, ...] = ()
     data: str = ""
     copy_up: bool = False
+    id_mapped: str = ""
     uid_mappings: tuple[IdMapping, ...] = ()
     gid_mappings: tuple[IdMapping, ...] = ()
 

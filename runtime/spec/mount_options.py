@@ -130,6 +130,7 @@ def with_options(mount: Mount, options: tuple[str, ...]) -> Mount:
         SpecError: An option is unsupported, or means nothing for this kind of mount.
     """
     bind = recursive = copy_up = False
+    id_mapped = ""
     flags = attr_set = attr_clear = rec_set = rec_clear = 0
     propagation: list[int] = []
     data: list[str] = []
@@ -151,7 +152,7 @@ def with_options(mount: Mount, options: tuple[str, ...]) -> Mount:
             on, off = _ATTRIBUTES[option[1:]]
             rec_set, rec_clear = rec_set & ~off | on, rec_clear & ~on | off
         elif option in ("idmap", "ridmap"):
-            raise unsupported(path, "id-mapped mounts are not supported")
+            id_mapped = max(id_mapped, option)  # the recursive one wins
         elif option in _UNSUPPORTED:
             raise unsupported(path, f"{option!r}: {_UNSUPPORTED[option]}")
         elif option == "tmpcopyup":
@@ -175,6 +176,7 @@ def with_options(mount: Mount, options: tuple[str, ...]) -> Mount:
         propagation=tuple(propagation),
         data=",".join(data),
         copy_up=copy_up,
+        id_mapped=id_mapped,
     )
     _check_combination(bound, data)
     return bound
@@ -184,6 +186,8 @@ def _check_combination(mount: Mount, data: list[str]) -> None:
     if mount.copy_up and mount.fstype != "tmpfs":
         raise invalid(f"{mount.path}.options", "tmpcopyup needs the type tmpfs")
     if not mount.bind:
+        if mount.id_mapped:
+            raise unsupported(f"{mount.path}.options", "only bind mounts can be id-mapped")
         return
     for index, option in enumerate(mount.options):
         path = f"{mount.path}.options[{index}]"

@@ -48,6 +48,10 @@ def check_rules(spec: Spec) -> None:
             raise invalid(key, f"{len(value.encode())} bytes, the kernel takes at most 64")
     for name in linux.sysctl:
         _check_sysctl(spec, name)
+    for mount in spec.mounts:
+        if mount.id_mapped and not mount.uid_mappings and not linux.uid_mappings:
+            why = "needs uidMappings and gidMappings, its own or the container's"
+            raise invalid(f"{mount.path}.options", why)
 
 
 def _check_joined_mounts(spec: Spec) -> None:

@@ -106,8 +106,17 @@ def test_raw_is_kept_as_it_was() -> None:
         ("mounts.0.destination", "/", "mounts[0].destination: is the root itself"),
         ("mounts.0.type", "bind", "mounts[0].type: 'bind' is no file system; a bind mount needs"),
         ("mounts.1.options.+", "remount", "mounts[1].options[4]: 'remount': a container is built"),
-        ("mounts.1.options.+", "idmap", "mounts[1].options[4]: id-mapped mounts are not supported"),
-        ("mounts.0.uidMappings", [{"containerID": 0, "hostID": 1, "size": 1}], "id-mapped mounts"),
+        ("mounts.1.options.+", "idmap", "mounts[1].options: only bind mounts can be id-mapped"),
+        (
+            "mounts.0.uidMappings",
+            [{"containerID": 0, "hostID": 1, "size": 1}],
+            "mounts[0].uidMappings: uidMappings and gidMappings go together",
+        ),
+        (
+            "mounts.+",
+            {"destination": "/x", "source": "/x", "options": ["bind", "idmap"]},
+            "mounts[7].options: needs uidMappings and gidMappings, its own or the container's",
+        ),
         ("mounts.0.options", ["tmpcopyup"], "mounts[0].options: tmpcopyup needs the type tmpfs"),
         (
             "mounts.+",

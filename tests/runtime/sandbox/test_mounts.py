@@ -70,6 +70,20 @@ def test_bind_attributes(boxes: Boxes, scratch: Path, option: str, recursive: bo
     assert [plain in _options_of(line) for line in lines] == [True, recursive]
 
 
+def test_id_mapped_bind(boxes: Boxes, scratch: Path) -> None:
+    source = scratch / "owned"
+    (source / "below").mkdir(parents=True)
+    (source / "file").touch()
+    os.chown(source / "file", 5, 6)
+    mapping = [{"containerID": 0, "hostID": 1000, "size": 100}]
+    change = _adding(
+        {**_bind(source, "/mnt", "bind"), "uidMappings": mapping, "gidMappings": mapping}
+    )
+    result = boxes.run("stat -c %u:%g /mnt/file; touch /mnt/new; stat -c %u /mnt/new", change)
+    assert result.lines[0] == "1005:1006"
+    assert (source / "file").stat().st_uid == 5
+
+
 def test_plain_bind_leaves_submounts_out(boxes: Boxes, scratch: Path) -> None:
     source = scratch / "tree"
     (source / "below").mkdir(parents=True)
