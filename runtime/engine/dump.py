@@ -29,6 +29,7 @@ from runtime.engine.dump_tasks import (
     collect_tree,
     dump_process,
 )
+from runtime.engine.files.kind import load_kinds
 from runtime.engine.files.table import FileTable, open_again
 from runtime.engine.freeze import Frozen, frozen
 from runtime.engine.host_facts import describe_host
@@ -55,6 +56,7 @@ def dumped(
         CheckpointError: The kernel refused a step, or a task did not stop.
     """
     report = DumpReport()
+    load_kinds()  # now, for the container waits for every import later
     began = time.monotonic_ns()
     progress("freeze", 0, 0)
     with frozen(target.cgroups, target.container_id) as state:

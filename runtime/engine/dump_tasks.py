@@ -30,6 +30,7 @@ from runtime.engine.context import DumpContext
 from runtime.engine.freeze import undisturbed
 from runtime.engine.remote import (
     ALL_BUT_TRAP,
+    ENTRY_OFFSET,
     SCRATCH_SIZE,
     Answers,
     Batch,
@@ -38,6 +39,7 @@ from runtime.engine.remote import (
     Tracee,
     map_scratch,
 )
+from runtime.errors import TaskVanishedError
 from runtime.kernel import proc_maps, proc_task, process_vm, ptrace, sched_attr
 from runtime.kernel.prctl import (
     PR_GET_CHILD_SUBREAPER,
@@ -54,6 +56,7 @@ log = logging.getLogger(__name__)
 _ITIMERS = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
 _SIGEV = {"signal": 0, "none": 1, "thread": 2}
 SIGEV_THREAD_ID = 4
+SA_RESTORER = 0x04000000  # arch/x86/include/uapi/asm/signal.h
 P_PID = 1  # <sys/wait.h>
 PEEK_STOPPED = 0x01000003  # WNOHANG | WSTOPPED | WNOWAIT
 
@@ -79,6 +82,7 @@ class LiveProcess:
     threads: list[Thread] = field(default_factory=list)
     answers: ProcessAnswers | None = None
     pending: tuple[bytes, ...] = ()
+    sigtrap_action: bytes = b""
 
 
 @dataclass(slots=True)
@@ -96,12 +100,19 @@ class ProcessAnswers:
 
 @dataclass(slots=True)
 class _Saved:
-    """What a task must get back after batches have run in it."""
+    """What a task must get back after batches have run in it.
+
+    Attributes:
+        registers: For the task itself.
+        elsewhere: For a task that goes on in its place, or that the healer has brought back.
+    """
 
     registers: arch.Registers
+    elsewhere: arch.Registers
     sigmask: int
     pending: tuple[bytes, ...]
     shared_pending: tuple[bytes, ...]
+    xstate: bytes
 
 
 def collect_tree(context: DumpContext) -> list[LiveProcess]:
@@ -174,63 +185,62 @@ def _namespace(pid: int, kind: str) -> str:
 
 
 @contextlib.contextmanager
-def _prepared(process: LiveProcess, tracees: list[Tracee]) -> Iterator[dict[int, _Saved]]:
-    """Make batches possible in a process, and put everything back afterwards."""
-    saved: dict[int, _Saved] = {}
-    leader = tracees[0]
+def _scratch(process: LiveProcess, leader: Tracee) -> Iterator[None]:
+    """A scratch area in a process, with a handler that brings it back should we be killed."""
     instruction = find_syscall_instruction(process)
-    try:
-        for tracee in tracees:
-            saved[tracee.tid] = _look(tracee)
-            ptrace.set_sigmask(tracee.tid, ALL_BUT_TRAP)
+    saved = _look(leader)
+    with _borrowed(leader, saved):
         map_scratch(leader, instruction, scratch_address(process.mappings))
-        for tracee in tracees:
-            tracee.scratch = leader.scratch
-        yield saved
+        leader.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
+        batch = Batch()
+        before = batch.out(signals.SIGACTION.size)
+        handler = signals.SIGACTION.pack(leader.healer, SA_RESTORER, leader.healer, 0)
+        batch.call("rt_sigaction", signal.SIGTRAP, handler, before, 8)
+        process.sigtrap_action = leader.run(batch).read(before)
+    try:
+        yield
     finally:
-        if leader.tid in saved:
-            _put_back(process, leader, tracees, saved, instruction)
+        # A process that was killed meanwhile has nothing to be put back.
+        with contextlib.suppress(ProcessLookupError, TaskVanishedError):
+            saved = _look(leader)
+            with _borrowed(leader, saved):
+                room = leader.scratch + ENTRY_OFFSET
+                process_vm.write(process.pid, room, process.sigtrap_action)
+                at = leader.syscall_instruction
+                leader.call_at(at, "rt_sigaction", signal.SIGTRAP, room, 0, 8)
+                # It vanishes under the call, which stops before the next instruction.
+                leader.call_at(at, "munmap", leader.scratch, SCRATCH_SIZE)
+                leader.scratch = 0
+
+
+@contextlib.contextmanager
+def _borrowed(tracee: Tracee, saved: _Saved) -> Iterator[None]:
+    """Use a task for calls of ours; afterwards it has its registers and signal mask again."""
+    ptrace.set_sigmask(tracee.tid, ALL_BUT_TRAP)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            tracee.set_registers(saved.registers)
+            tracee.settle()
+            ptrace.set_sigmask(tracee.tid, saved.sigmask)
 
 
 def _look(tracee: Tracee) -> _Saved:
-    mask = ptrace.get_sigmask(tracee.tid)
-    shared = ptrace.peek_siginfo(tracee.tid, shared=True)
-    own = ptrace.peek_siginfo(tracee.tid, shared=False)
-    waiting = any(
-        not mask >> (int.from_bytes(info[:4], "little") - 1) & 1 for info in (*own, *shared)
-    )
     registers = tracee.registers()
-    if not waiting:
-        # Nobody but us has interrupted the call: it must not look as if a signal had.
-        registers = registers.uninterrupted()
-    return _Saved(registers, mask, tuple(own), tuple(shared))
-
-
-def _put_back(
-    process: LiveProcess,
-    leader: Tracee,
-    tracees: list[Tracee],
-    saved: dict[int, _Saved],
-    instruction: int,
-) -> None:
-    if leader.scratch:
-        ignored = process.answers is not None and next(
-            (a for a in process.answers.actions if a.signal == signal.SIGTRAP), None
-        )
-        if ignored and ignored.handler == signals.SIG_IGN:
-            # The batch's trap has reset the action; see `runtime.engine.remote`.
-            action = signals.SIGACTION.pack(
-                ignored.handler, ignored.flags, ignored.restorer, ignored.mask
-            )
-            process_vm.write(process.pid, leader.scratch + 4096, action)
-            leader.call_at(instruction, "rt_sigaction", signal.SIGTRAP, leader.scratch + 4096, 0, 8)
-        leader.call_at(instruction, "munmap", leader.scratch, SCRATCH_SIZE)
-        leader.set_registers(saved[leader.tid].registers)
-        leader.settle()
-    for tracee in tracees:
-        if tracee.tid in saved:
-            tracee.set_registers(saved[tracee.tid].registers)
-            ptrace.set_sigmask(tracee.tid, saved[tracee.tid].sigmask)
+    start = registers.rip - arch.CODE_BEFORE_CALL
+    try:
+        code = process_vm.read(tracee.pid, start, arch.CODE_BEFORE_CALL)
+    except OSError:
+        code = b""  # nothing readable there
+    return _Saved(
+        registers=registers,
+        elsewhere=registers.with_original_call(code),
+        sigmask=ptrace.get_sigmask(tracee.tid),
+        pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=False)),
+        shared_pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=True)),
+        xstate=ptrace.get_regset(tracee.tid, arch.NT_X86_XSTATE, arch.XSTATE_MAX),
+    )
 
 
 def find_syscall_instruction(process: LiveProcess) -> int:
@@ -266,13 +276,18 @@ def find_hole(taken: list[tuple[int, int]], size: int) -> int:
 def dump_process(context: DumpContext, process: LiveProcess) -> None:
     """Fill in ``threads`` and ``answers`` of a live process."""
     tracees = context.frozen.threads(process.pid)
-    with undisturbed(), _prepared(process, tracees) as saved:
-        process.pending = saved[tracees[0].tid].shared_pending
+    leader = tracees[0]
+    with undisturbed(), _scratch(process, leader):
         for tracee in tracees:
-            ask = _Questions(context, process, tracee, leader=tracee is tracees[0])
-            answers = tracee.run(ask.batch)
-            process.threads.append(ask.thread(answers, saved[tracee.tid]))
-            if tracee is tracees[0]:
+            tracee.scratch = leader.scratch
+            saved = _look(tracee)
+            ask = _Questions(context, process, tracee, leader=tracee is leader)
+            with _borrowed(tracee, saved):
+                tracee.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
+                answers = tracee.run(ask.batch)
+            process.threads.append(ask.thread(answers, saved))
+            if tracee is leader:
+                process.pending = saved.shared_pending
                 process.answers = ask.process(answers)
 
 
@@ -285,6 +300,7 @@ class _Questions:
         self.context = context
         self.tracee = tracee
         self.pid = process.pid
+        self.sigtrap_action = process.sigtrap_action
         self.batch = Batch()
         self._altstack = self.batch.out(signals.STACK.size)
         self.batch.call("sigaltstack", 0, self._altstack)
@@ -303,7 +319,7 @@ class _Questions:
     def _ask_process(self) -> None:
         self._actions: list[tuple[int, Out]] = []
         for number in range(1, signals.LAST_SIGNAL + 1):
-            if number not in signals.UNCATCHABLE:
+            if number not in (*signals.UNCATCHABLE, signal.SIGTRAP):
                 room = self.batch.out(signals.SIGACTION.size)
                 self.batch.call("rt_sigaction", number, 0, room, 8)
                 self._actions.append((number, room))
@@ -339,10 +355,11 @@ class _Questions:
             if any(answers.read(room)[16:20]):
                 self.context.unreported_stops.add(child)
         actions = []
-        for number, room in self._actions:
-            handler, flags, restorer, mask = signals.SIGACTION.unpack(answers.read(room))
+        packed = [(number, answers.read(room)) for number, room in self._actions]
+        for number, action in (*packed, (signal.SIGTRAP, self.sigtrap_action)):
+            handler, flags, restorer, mask = signals.SIGACTION.unpack(action)
             if handler or flags or mask:
-                actions.append(SignalAction(number, handler, flags, restorer, mask))
+                actions.append(SignalAction(int(number), handler, flags, restorer, mask))
         return ProcessAnswers(
             actions=tuple(actions),
             interval_timers=tuple(self._interval_timers(answers)),
@@ -387,8 +404,8 @@ class _Questions:
         return Thread(
             tid=status.ns_pids[-1],
             comm=proc_task.stat(pid, tid).comm,
-            registers=saved.registers.pack(),
-            xstate=ptrace.get_regset(tid, arch.NT_X86_XSTATE, arch.XSTATE_MAX),
+            registers=saved.elsewhere.pack(),
+            xstate=saved.xstate,
             sigmask=saved.sigmask,
             pending=saved.pending,
             altstack=AltStack(address, flags, size),

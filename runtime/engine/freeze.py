@@ -16,6 +16,7 @@ that would end us as an exception wait until such a step is done (`undisturbed`)
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import signal
 import time
@@ -79,6 +80,7 @@ class Frozen:
         if stop.event == ptrace.PTRACE_EVENT_STOP:
             if stop.signal != signal.SIGTRAP:
                 self.group_stops[self.tracees[tid].pid] = stop.signal
+            _hide_interruption(self.tracees[tid])
             return True
         # A signal was on its way before our interrupt: deliver it, the stop follows.
         ptrace.resume(tid, stop.signal if not stop.event else 0)
@@ -94,6 +96,23 @@ class Frozen:
                 killed.add(tid)
             del self.tracees[tid]
         _reap(killed)
+
+
+def _hide_interruption(tracee: Tracee) -> None:
+    """Make a call again that ended early although only our freeze has interrupted it."""
+    try:
+        registers = tracee.registers()
+    except ValueError:
+        return  # a 32-bit task, which the dump refuses
+    again = registers.uninterrupted()
+    if again is registers:
+        return
+    mask = ptrace.get_sigmask(tracee.tid)
+    queued = (ptrace.peek_siginfo(tracee.tid, shared=shared) for shared in (False, True))
+    for info in itertools.chain(*queued):
+        if not mask >> (int.from_bytes(info[:4], "little") - 1) & 1:
+            return  # a signal that is about to be taken: the program is owed its EINTR
+    tracee.set_registers(again)
 
 
 def _reap(waiting: set[int]) -> None:

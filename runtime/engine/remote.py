@@ -8,8 +8,9 @@ Rules that keep the task whole:
 
 * Its registers and signal mask are put back before it goes on. While a batch runs, every signal
   but SIGTRAP is blocked, so no handler can run in between.
-* A batch ends in a trap. The kernel forces that signal through: if the program ignores SIGTRAP,
-  its action is reset, so `Tracee.run` puts it back.
+* A batch ends in a trap. `Tracee.keep_state` makes a handler for it that brings the program back to
+  where it was, for the case that we are killed and nobody is there to take the trap. Whoever
+  calls it puts the program's own action for SIGTRAP back.
 * The last thing before a task goes on is always a stop *inside* the kernel's signal delivery,
   because only from there an interrupted system call is restarted.
 """
@@ -42,7 +43,9 @@ SCRATCH_SIZE = 1 << 20
 ENTRY_OFFSET = CODE_SIZE
 MAX_ENTRIES = 4096
 DATA_OFFSET = ENTRY_OFFSET + MAX_ENTRIES * _ENTRY.size
-DATA_SIZE = SCRATCH_SIZE - DATA_OFFSET
+FRAME_SIZE = 80 << 10  # for a task's own state, see `Tracee.keep_state`; arch.XSTATE_MAX and more
+FRAME_OFFSET = SCRATCH_SIZE - FRAME_SIZE
+DATA_SIZE = FRAME_OFFSET - DATA_OFFSET - 4096  # below the frame there is a page of stack
 
 PROT_RWX = 7
 MAP_PRIVATE_ANONYMOUS = 0x22
@@ -213,7 +216,6 @@ class Tracee:
         self.tid = tid
         self.pid = pid
         self.scratch = scratch
-        self.sigtrap_ignored = False
 
     # Registers
 
@@ -302,7 +304,14 @@ class Tracee:
         packed = batch.pack(self.scratch)
         process_vm.write(self.pid, self.scratch + ENTRY_OFFSET, packed)
         base = base or self.registers()
-        self.set_registers(base.for_batch(self.scratch, self.scratch + ENTRY_OFFSET, len(batch)))
+        self.set_registers(
+            base.for_batch(
+                self.scratch,
+                self.scratch + ENTRY_OFFSET,
+                len(batch),
+                self.scratch + FRAME_OFFSET,
+            )
+        )
         ptrace.resume(self.tid)
         return len(packed)
 
@@ -324,8 +333,19 @@ class Tracee:
         return self.scratch + arch.BATCH_CODE.index(arch.SYSCALL_INSTRUCTION)
 
     def write_code(self) -> None:
-        """Put the batch code at the start of the scratch area."""
-        process_vm.write(self.pid, self.scratch, arch.BATCH_CODE)
+        """Put the batch code at the start of the scratch area, and the healer behind it."""
+        code = arch.BATCH_CODE.ljust(arch.HEALER_OFFSET, b"\0") + arch.healer_code(FRAME_OFFSET)
+        process_vm.write(self.pid, self.scratch, code)
+
+    def keep_state(self, registers: arch.Registers, xstate: bytes, mask: int) -> None:
+        """Leave the task's own state in the scratch area, for the healer to go on with."""
+        address = self.scratch + FRAME_OFFSET
+        process_vm.write(self.pid, address, arch.signal_frame(registers, xstate, mask, address))
+
+    @property
+    def healer(self) -> int:
+        """Address of the healer."""
+        return self.scratch + arch.HEALER_OFFSET
 
 
 def map_scratch(tracee: Tracee, instruction: int, address: int) -> None:

@@ -20,12 +20,22 @@ The *batch* is position-independent code that runs an array of system calls and 
 
 It uses no stack and clobbers nothing that the engine has not saved.
 
+Should the tracer be killed while a program is in a batch, the kernel lets the program go on right
+there. Then the trap's signal is not swallowed by a tracer but finds a handler: the *healer* behind
+the batch. It points the stack at a signal frame that holds the program's own state and returns
+from it with rt_sigreturn(2), so that the program goes on where it was stopped::
+
+            lea rsp,[frame]
+            mov eax,15              ; rt_sigreturn
+            syscall
+
 The *stub* is the program that a restored process starts from: ``for (;;) pause();`` as a static
 ELF file of one page, so that there is next to nothing to unmap.
 """
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -48,6 +58,18 @@ BATCH_CODE = bytes.fromhex(
     "488b03488b7b08488b73104883f8ff7420488b53184c8b53204c8b43284c8b4b30"
     "0f05488943384883c34048ffcd75d0cc488b07488906ebee"
 )
+HEALER_OFFSET = 64  # behind the batch; a multiple of 16
+
+
+def healer_code(frame: int) -> bytes:
+    """The healer for a signal frame *frame* bytes behind the start of the batch code."""
+    return (
+        b"\x48\x8d\x25"
+        + struct.pack("<i", frame - HEALER_OFFSET - 7)
+        + bytes.fromhex("b80f0000000f05")
+    )
+
+
 COPY_WORD = 2**64 - 1  # the batch's "copy" entry
 
 _STUB_BASE = 0x400000
@@ -124,9 +146,9 @@ class Registers(NamedTuple):
         """What the system call returns, negative for errors."""
         return _signed(self.rax)
 
-    def for_batch(self, code: int, entries: int, count: int) -> Registers:
-        """These registers, about to run *count* batch entries."""
-        return self._replace(rip=code, rbx=entries, rbp=count, orig_rax=2**64 - 1)
+    def for_batch(self, code: int, entries: int, count: int, stack: int) -> Registers:
+        """These registers, about to run *count* batch entries; the healer needs a stack."""
+        return self._replace(rip=code, rbx=entries, rbp=count, rsp=stack, orig_rax=2**64 - 1)
 
     def for_syscall(self, instruction: int, number: int, args: tuple[int, ...]) -> Registers:
         """These registers, about to execute the one system call at *instruction*."""
@@ -153,15 +175,40 @@ class Registers(NamedTuple):
             return self.restarted()
         return self
 
+    def with_original_call(self, code: bytes) -> Registers:
+        """These registers with the number of the call that restart_syscall(2) stands for.
+
+        A call that was interrupted before goes on as restart_syscall, which only the task that
+        made the call can continue. The code that made it has loaded its number.
+
+        Args:
+            code: The bytes before the instruction pointer.
+        """
+        if self.in_syscall != _RESTART_SYSCALL or self.result != -ERESTART_RESTARTBLOCK:
+            return self
+        loads = list(_LOAD_NUMBER.finditer(code))
+        if not loads:
+            return self
+        return self._replace(orig_rax=int.from_bytes(loads[-1][1], "little"))
+
     def without_restart_block(self) -> Registers:
-        """For a new task, which has no kernel memory of the call it was in.
+        """For a task without the kernel's memory of the call it was in.
 
         ``ERESTART_RESTARTBLOCK`` would go on with the old task's remaining time, which only the
-        old task has: the call is made anew instead.
+        old task has: the call is made anew instead, or, if it is not known, gives EINTR.
         """
-        if self.in_syscall is not None and self.result == -ERESTART_RESTARTBLOCK:
-            return self.restarted()
-        return self
+        if self.in_syscall is None or self.result != -ERESTART_RESTARTBLOCK:
+            return self
+        if self.in_syscall == _RESTART_SYSCALL:
+            return self.with_result(-EINTR)
+        return self.restarted()
+
+    def for_user_space(self) -> Registers:
+        """For a return that the kernel's restart of interrupted calls has no part in."""
+        registers = self.without_restart_block()
+        if registers.in_syscall is not None and -registers.result in _RESTARTS:
+            return registers.restarted()
+        return registers
 
     def restarted(self) -> Registers:
         """These registers with the interrupted system call about to be made again."""
@@ -180,6 +227,19 @@ _REGISTERS = struct.Struct("<27Q")
 
 EINTR = 4
 ERESTART_RESTARTBLOCK = 516  # include/linux/errno.h; never seen by programs
+_RESTARTS = frozenset({512, 513, 514})  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND
+
+# The calls that go on as restart_syscall(2), and how code loads their numbers: mov eax,imm32
+_RESTART_SYSCALL = NR["restart_syscall"]
+CODE_BEFORE_CALL = 64  # bytes before the instruction pointer worth looking at
+_LOAD_NUMBER = re.compile(
+    rb"\xb8((?:%b)\x00\x00)"
+    % b"|".join(
+        re.escape(NR[name].to_bytes(2, "little"))
+        for name in ("nanosleep", "clock_nanosleep", "poll", "futex")
+    ),
+    re.DOTALL,
+)
 
 # Calls that return EINTR after a stop without any handler, signal(7), and that have no effect yet
 _RETRIED = frozenset(
@@ -194,3 +254,40 @@ _RETRIED = frozenset(
 
 def _signed(word: int) -> int:
     return word - 2**64 if word >= 2**63 else word
+
+
+# struct ucontext up to its signal mask, arch/x86/include/uapi/asm/{ucontext,sigcontext}.h
+_UCONTEXT = struct.Struct("<QQQiiQ18Q4H4QQ64xQ")
+_UC_FLAGS = 7  # UC_FP_XSTATE, UC_SIGCONTEXT_SS, UC_STRICT_RESTORE_SS
+_KEEP_ALTSTACK = 7  # no valid mode: rt_sigreturn then leaves the alternate stack as it is
+_FP_AT = 320  # the floating-point state behind it, 64-byte aligned
+_FP_SOFTWARE = 464  # struct _fpx_sw_bytes within the legacy area
+_FP_MAGIC1, _FP_MAGIC2 = 0x46505853, 0x46505845
+
+
+def signal_frame(registers: Registers, xstate: bytes, mask: int, address: int) -> bytes:
+    """A signal frame from which rt_sigreturn(2) goes on with a task's state.
+
+    Args:
+        registers: Where to go on.
+        xstate: As PTRACE_GETREGSET gives it.
+        mask: Blocked signals.
+        address: Where the frame will be, 64-byte aligned; the stack pointer at the return.
+    """
+    r = registers.for_user_space()
+    context = _UCONTEXT.pack(
+        *(_UC_FLAGS, 0, 0, _KEEP_ALTSTACK, 0, 0),
+        *(r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15),
+        *(r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax, r.rcx, r.rsp, r.rip, r.eflags),
+        *(r.cs & 0xFFFF, 0, 0, r.ss & 0xFFFF),
+        *(0, 0, 0, 0),
+        address + _FP_AT,
+        mask,
+    )
+    # ptrace leaves the mask of enabled features where the software bytes start.
+    (features,) = struct.unpack_from("<Q", xstate, _FP_SOFTWARE)
+    size = len(xstate)
+    software = struct.pack("<IIQI", _FP_MAGIC1, size + 4, features, size)
+    state = bytearray(xstate)
+    state[_FP_SOFTWARE : _FP_SOFTWARE + len(software)] = software
+    return context.ljust(_FP_AT, b"\0") + bytes(state) + struct.pack("<I", _FP_MAGIC2)
