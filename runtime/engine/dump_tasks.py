@@ -235,7 +235,7 @@ def _look(tracee: Tracee) -> _Saved:
         code = b""  # nothing readable there
     return _Saved(
         registers=registers,
-        elsewhere=registers.with_original_call(code),
+        elsewhere=registers.with_original_call(code, tracee.wait_channel),
         sigmask=ptrace.get_sigmask(tracee.tid),
         pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=False)),
         shared_pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=True)),

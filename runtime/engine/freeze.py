@@ -21,7 +21,6 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from formats.errors import Refusal
 from runtime.engine.api import Freezer
@@ -183,13 +182,26 @@ def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
 
 def _try_to_freeze(cgroups: Freezer, container_id: str, *, was_frozen: bool) -> Frozen:
     state = Frozen()
+    channels = _wait_channels(cgroups)  # being frozen makes every task leave its own
     with undisturbed():
         try:
             _seize_all(cgroups, state, container_id)
+            for tid, tracee in state.tracees.items():
+                tracee.wait_channel = channels.get(tid, "")
         except BaseException:
             _release(cgroups, state, was_frozen=was_frozen)
             raise
     return state
+
+
+def _wait_channels(cgroups: Freezer) -> dict[int, str]:
+    found = {}
+    for pid in cgroups.pids():
+        # Whoever ends meanwhile needs no hint.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for tid in proc_task.threads(pid):
+                found[tid] = proc_task.wait_channel(pid, tid)
+    return found
 
 
 def _release(cgroups: Freezer, state: Frozen, *, was_frozen: bool) -> None:
@@ -310,7 +322,7 @@ def _unstoppable(container_id: str, tid: int, state: Frozen) -> str:
     pid = state.tracees[tid].pid
     try:
         stat = proc_task.stat(pid, tid)
-        where = Path(f"/proc/{pid}/task/{tid}/wchan").read_text()
+        where = proc_task.wait_channel(pid, tid)
     except (FileNotFoundError, ProcessLookupError) as exc:
         raise TaskVanishedError(f"{container_id}: task {tid} ended during the freeze") from exc
     name = stat.comm.decode(errors="replace")

@@ -210,12 +210,14 @@ class Tracee:
         tid: In our own pid namespace.
         pid: Its process, in our own pid namespace.
         scratch: Address of the scratch area in its address space, or 0.
+        wait_channel: Where in the kernel it waited before it was frozen, as far as known.
     """
 
     def __init__(self, tid: int, pid: int, *, scratch: int = 0) -> None:
         self.tid = tid
         self.pid = pid
         self.scratch = scratch
+        self.wait_channel = ""
 
     # Registers
 

@@ -203,3 +203,11 @@ def clock_offsets(pid: int) -> tuple[int, int]:
         name, seconds, nanoseconds = line.split()
         offsets[name] = int(seconds) * 10**9 + int(nanoseconds)
     return offsets["monotonic"], offsets["boottime"]
+
+
+def wait_channel(pid: int, tid: int) -> str:
+    """The kernel function that a thread waits in; "0" when it runs.
+
+    Source: man 5 proc_pid_wchan.
+    """
+    return Path(f"/proc/{pid}/task/{tid}/wchan").read_text()

@@ -8,8 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runtime.kernel.clone import CLONE_NEWNET
-from runtime.kernel.namespaces import setns
+from runtime.kernel.visit import visiting
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -72,20 +71,11 @@ def unix_sockets(pid: int) -> dict[int, UnixInfo]:
 
 
 def _diag_socket(pid: int) -> socket.socket:
-    """A socket that lives in the task's network namespace; only this thread visits it."""
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    there = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(there, CLONE_NEWNET)
-        try:
-            return socket.socket(
-                socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-            )
-        finally:
-            setns(here, CLONE_NEWNET)
-    finally:
-        os.close(here)
-        os.close(there)
+    """A socket that lives in the task's network namespace."""
+    with visiting(pid, "net"):
+        return socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
+        )
 
 
 def _messages(diag: socket.socket) -> Iterator[bytes]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from runtime.kernel.clone import CLONE_NEWIPC
-from runtime.kernel.namespaces import setns
+from runtime.kernel.visit import visiting
 
 KINDS = {"shm": "shared memory segment", "sem": "semaphore set", "msg": "message queue"}
 
@@ -17,18 +15,9 @@ def objects(pid: int) -> list[tuple[str, int]]:
     Source: man 7 sysvipc; the files show the namespace of whoever opens them, so this thread
     visits the task's for a moment.
     """
-    here = os.open("/proc/thread-self/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
-    there = os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        setns(there, CLONE_NEWIPC)
-        try:
-            return [
-                (kind, int(line.split()[1]))
-                for kind in KINDS
-                for line in Path(f"/proc/sysvipc/{kind}").read_text().splitlines()[1:]
-            ]
-        finally:
-            setns(here, CLONE_NEWIPC)
-    finally:
-        os.close(here)
-        os.close(there)
+    with visiting(pid, "ipc"):
+        return [
+            (kind, int(line.split()[1]))
+            for kind in KINDS
+            for line in Path(f"/proc/sysvipc/{kind}").read_text().splitlines()[1:]
+        ]

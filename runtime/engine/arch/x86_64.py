@@ -175,21 +175,31 @@ class Registers(NamedTuple):
             return self.restarted()
         return self
 
-    def with_original_call(self, code: bytes) -> Registers:
+    def with_original_call(self, code: bytes, wait_channel: str) -> Registers:
         """These registers with the number of the call that restart_syscall(2) stands for.
 
         A call that was interrupted before goes on as restart_syscall, which only the task that
-        made the call can continue. The code that made it has loaded its number.
+        made the call can continue. The code that made it has usually loaded its number just
+        before; behind a general function such as syscall(3), where the task waited tells.
 
         Args:
             code: The bytes before the instruction pointer.
+            wait_channel: /proc/PID/wchan before the freeze.
         """
         if self.in_syscall != _RESTART_SYSCALL or self.result != -ERESTART_RESTARTBLOCK:
             return self
         loads = list(_LOAD_NUMBER.finditer(code))
-        if not loads:
-            return self
-        return self._replace(orig_rax=int.from_bytes(loads[-1][1], "little"))
+        if loads:
+            return self._replace(orig_rax=int.from_bytes(loads[-1][1], "little"))
+        if "futex" in wait_channel:
+            return self._replace(orig_rax=NR["futex"])
+        if "poll" in wait_channel:
+            return self._replace(orig_rax=NR["poll"])
+        if "nanosleep" in wait_channel:
+            # The first argument of clock_nanosleep is a small number, of nanosleep an address.
+            name = "clock_nanosleep" if self.rdi < MMAP_MIN else "nanosleep"
+            return self._replace(orig_rax=NR[name])
+        return self
 
     def without_restart_block(self) -> Registers:
         """For a task without the kernel's memory of the call it was in.

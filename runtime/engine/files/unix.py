@@ -16,6 +16,7 @@ from runtime.engine.files.table import FileTable
 from runtime.engine.remote import Batch, Result
 from runtime.kernel import sockdiag
 from runtime.kernel.sockdiag import TCP_LISTEN, UnixInfo
+from runtime.kernel.visit import visiting
 
 SO_PEEK_OFF = 42  # include/uapi/asm-generic/socket.h
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
@@ -141,8 +142,12 @@ class UnixSockets(Kind):
     # Restore
 
     def restore(self, files: RestoredFiles, record: UnixSocket) -> int:
-        made: dict[int, int] = files.once("unix", lambda: _make_all(files))
-        return made[record.file_id]
+        def make() -> dict[int, int]:
+            # A socket belongs to the network namespace that it was made in.
+            with visiting(files.init.pid, "net"):
+                return _make_all(files)
+
+        return files.once("unix", make)[record.file_id]
 
 
 def _infos(table: FileTable) -> dict[int, UnixInfo]:

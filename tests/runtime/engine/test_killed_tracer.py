@@ -38,7 +38,7 @@ def _dump_and_die(container: Container, batches: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         to_trap(tracee)
 
-    setattr(remote.Tracee, "_run_to_trap", die)  # in a forked child only
+    vars(remote)["Tracee"]._run_to_trap = die  # in a forked child only
     with ImageWriter(_Nowhere()) as writer, dumped(dump_target(container), writer):
         pass
 
