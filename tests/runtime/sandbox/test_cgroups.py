@@ -319,6 +319,51 @@ def test_v2_alone(v2_cgroup: Path) -> None:
     assert not inner.exists()
 
 
+@pytest.fixture
+def only_v2(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the cgroup v1 hierarchies, as on a host that has none."""
+    from runtime.sandbox import launch
+    from runtime.sandbox.cgroups import manager
+
+    found = [hierarchy for hierarchy in find_hierarchies() if hierarchy.version == 2]
+    if not found:
+        pytest.skip("feature cgroup-v2: no cgroup v2 tree is mounted")
+    for module in (launch, manager):
+        monkeypatch.setattr(module, "find_hierarchies", lambda: found)
+
+
+@pytest.mark.usefixtures("only_v2")
+def test_container_on_a_host_with_v2_alone(boxes: Boxes) -> None:
+    def with_devices(raw: Json) -> None:
+        raw["linux"]["devices"] = [{"path": "/dev/kmsg", "type": "c", "major": 1, "minor": 11}]
+
+    script = (
+        "stat -f -c %T /sys/fs/cgroup; cat /sys/fs/cgroup/cgroup.procs | wc -l; "
+        "cat /proc/self/cgroup | tail -1; (exec 3</dev/kmsg) || echo refused; head -c2 /dev/zero|wc -c"
+    )
+    box = boxes.make(script, with_devices)
+    assert not box.cgroups.v1
+    result = box.run()
+    assert result.lines[0] == "cgroup2fs"
+    assert int(result.lines[1]) >= 1
+    assert result.lines[2] == "0::/"
+    assert "refused" in result.lines
+    assert result.lines[-1] == "2"
+    box.cgroups.destroy()
+    assert not any(directory.exists() for directory in box.cgroups.directories())
+
+
+@pytest.mark.usefixtures("only_v2")
+def test_limit_that_v2_has_no_controller_for(boxes: Boxes) -> None:
+    available = next(h.controllers for h in find_hierarchies() if h.version == 2)
+    if "pids" in available:
+        box = boxes.make("cat /sys/fs/cgroup/pids.max", _limits)
+        assert box.run().output == "40\n"
+        return
+    with pytest.raises(SpecError, match=r"linux\.resources\..*: no .* controller is mounted"):
+        boxes.make("true", _limits)
+
+
 def test_v1_freezer_where_there_is_no_v2(scratch: Path) -> None:
     hierarchy = next((h for h in find_hierarchies() if "freezer" in h.controllers), None)
     if hierarchy is None:
