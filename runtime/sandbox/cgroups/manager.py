@@ -7,7 +7,6 @@ import os
 import secrets
 import signal
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,12 +28,18 @@ from runtime.sandbox.cgroups.freezer import (
 from runtime.sandbox.cgroups.hierarchy import Hierarchy, find_hierarchies, write_file
 from runtime.sandbox.cgroups.limits import Write, plan_writes
 from runtime.sandbox.cgroups.stats import read_stats
+from runtime.sandbox.cgroups.tree import (
+    REMOVE_POLL_S,
+    enable_controllers,
+    inherit_cpuset,
+    pids_below,
+    remove_tree,
+)
 from runtime.sandbox.steps import step
 from runtime.spec.model import Resources, Spec
 from runtime.spec.reader import unsupported
 
 _REMOVE_TIMEOUT_S = 5.0
-_REMOVE_POLL_S = 0.002
 _KILL_TIMEOUT_S = 5.0
 
 
@@ -150,7 +155,7 @@ class Cgroups:
                 with step(f"make cgroup {directory}", reason="cgroup"):
                     self._make(directory, made)
                 if "cpuset" in self.controllers() and directory == self.controllers()["cpuset"]:
-                    _inherit_cpuset(directory)
+                    inherit_cpuset(directory)
         except BaseException:
             for directory in reversed(made):
                 with suppress(OSError):
@@ -168,7 +173,7 @@ class Cgroups:
             directory.mkdir()
             made.append(directory)
         except FileExistsError:
-            pids = _pids_below(directory)
+            pids = pids_below(directory)
             if self.exclusive or pids:
                 why = f"has processes {sorted(pids)[:5]}" if pids else "exists already"
                 message = f"cgroup {directory} {why}; is it another container's?"
@@ -189,7 +194,7 @@ class Cgroups:
         writes = plan_writes(resources, frozenset(v1), v2_controllers)
         if self.v2 is not None:
             wanted = {write.controller for write in writes} - set(v1) - {"cgroup"}
-            _enable_controllers(self.v2, wanted, everything=not self.v1)
+            enable_controllers(self.v2, wanted, everything=not self.v1)
         for write in self._ordered(writes):
             directory = v1.get(write.controller, self.v2)
             if directory is None or (write.path.startswith("linux.resources.unified")):
@@ -245,7 +250,7 @@ class Cgroups:
     def pids(self) -> list[int]:
         """All processes of the container, also in cgroups it made itself; in our pid namespace."""
         directory = self._process_directory()
-        return [] if directory is None else sorted(_pids_below(directory))
+        return [] if directory is None else sorted(pids_below(directory))
 
     def _process_directory(self) -> Path | None:
         if self.v2 is not None:
@@ -334,7 +339,7 @@ class Cgroups:
                     os.kill(pid, signal.SIGKILL)
             with suppress(ContainerError, FileNotFoundError):
                 self.thaw()  # SIGKILL reaches a task frozen by v1 only then
-            time.sleep(_REMOVE_POLL_S)
+            time.sleep(REMOVE_POLL_S)
 
     def stats(self) -> dict[str, Any]:
         """What the container uses; see ``runtime.sandbox.cgroups.stats``."""
@@ -350,7 +355,7 @@ class Cgroups:
         """
         deadline = time.monotonic() + _REMOVE_TIMEOUT_S
         for directory in self.directories():
-            _remove_tree(directory, deadline)
+            remove_tree(directory, deadline)
         for parent in reversed(self.parents):
             with suppress(OSError):  # somebody else uses it by now
                 parent.rmdir()
@@ -372,45 +377,6 @@ def _check_limits(resources: Resources, hierarchies: list[Hierarchy]) -> None:
     plan_writes(resources, v1, v2)
 
 
-def _inherit_cpuset(directory: Path) -> None:
-    """A new v1 cpuset is empty and takes no process; fill it, from the top, like its parent."""
-    if not (directory.parent / "cpuset.cpus").exists():
-        return
-    for name in ("cpuset.cpus", "cpuset.mems"):
-        if not (directory / name).read_text().strip():
-            if not (directory.parent / name).read_text().strip():
-                _inherit_cpuset(directory.parent)
-            write_file(directory / name, (directory.parent / name).read_text())
-
-
-def _enable_controllers(directory: Path, wanted: set[str], *, everything: bool) -> None:
-    """Pass controllers down to *directory*.
-
-    Args:
-        directory: The container's cgroup.
-        wanted: Controllers that limits need.
-        everything: Also pass on what is available, for statistics; then failures are no matter.
-    """
-    ancestors: list[Path] = []
-    parent = directory.parent
-    while (parent / "cgroup.controllers").exists():
-        ancestors.insert(0, parent)
-        parent = parent.parent
-    for ancestor in ancestors:
-        available = set((ancestor / "cgroup.controllers").read_text().split())
-        enabled = set((ancestor / "cgroup.subtree_control").read_text().split())
-        for name in sorted((available if everything else wanted & available) - enabled):
-            try:
-                write_file(ancestor / "cgroup.subtree_control", f"+{name}")
-            except OSError as exc:
-                if name in wanted:
-                    raise ContainerError(
-                        f"cannot enable the {name} controller in {ancestor}: "
-                        f"{os.strerror(exc.errno or 0).lower()}",
-                        reason="cgroup",
-                    ) from exc
-
-
 def _write_limit(path: Path, write: Write) -> None:
     try:
         write_file(path, write.value)
@@ -429,46 +395,3 @@ def _attach_device_program(directory: Path, program: int) -> None:
         bpf.detach_all(fd, bpf.BPF_CGROUP_DEVICE, keep_fd=program)
     finally:
         os.close(fd)
-
-
-def _subdirectories(directory: Path) -> Iterator[Path]:
-    """*directory* and all below it, innermost first."""
-    for path, _, _ in os.walk(directory, topdown=False):
-        yield Path(path)
-
-
-def _pids_below(directory: Path) -> set[int]:
-    pids: set[int] = set()
-    for path in _subdirectories(directory):
-        with suppress(FileNotFoundError):
-            try:
-                pids.update(map(int, (path / "cgroup.procs").read_text().split()))
-            except OSError as exc:
-                # ENODEV: removed while open; EOPNOTSUPP: a threaded cgroup, its domain lists them
-                if exc.errno not in (errno.ENODEV, errno.EOPNOTSUPP):
-                    raise
-    pids.discard(0)  # a process that our pid namespace does not see
-    return pids
-
-
-def _remove_tree(directory: Path, deadline: float) -> None:
-    for path in _subdirectories(directory):
-        while True:
-            try:
-                path.rmdir()
-            except FileNotFoundError:
-                pass
-            except OSError as exc:
-                if exc.errno != errno.EBUSY:
-                    raise ContainerError(
-                        f"cannot remove cgroup {path}: {exc.strerror}", reason="cgroup"
-                    ) from exc
-                if time.monotonic() >= deadline:
-                    pids = sorted(_pids_below(path))[:5]
-                    raise ContainerError(
-                        f"cgroup {path} still has processes {pids}; kill them and try again",
-                        reason="cgroup-busy",
-                    ) from None
-                time.sleep(_REMOVE_POLL_S)
-                continue
-            break

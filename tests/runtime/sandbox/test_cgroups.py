@@ -12,7 +12,8 @@ import pytest
 
 from runtime.errors import ContainerError, SpecError
 from runtime.kernel import bpf
-from runtime.sandbox.cgroups import Cgroups, freezer
+from runtime.sandbox import launch
+from runtime.sandbox.cgroups import Cgroups, freezer, manager
 from runtime.sandbox.cgroups.devices import bpf_program, complete_rules, v1_lines
 from runtime.sandbox.cgroups.hierarchy import find_hierarchies
 from runtime.sandbox.cgroups.limits import plan_writes
@@ -136,17 +137,12 @@ def test_cgroups_that_the_container_made_go_too(boxes: Boxes) -> None:
     assert box.running.pid in box.cgroups.pids()
 
 
-def test_destroy_names_who_is_still_there(boxes: Boxes) -> None:
+def test_destroy_names_who_is_still_there(boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> None:
     box = boxes.make("exec sleep 1000")
     box.create()
-    from runtime.sandbox.cgroups import manager
-
-    saved, manager._REMOVE_TIMEOUT_S = manager._REMOVE_TIMEOUT_S, 0.01
-    try:
-        with pytest.raises(ContainerError, match=rf"still has processes \[{box.running.pid}\]"):
-            box.cgroups.destroy()
-    finally:
-        manager._REMOVE_TIMEOUT_S = saved
+    monkeypatch.setattr(manager, "_REMOVE_TIMEOUT_S", 0.01)
+    with pytest.raises(ContainerError, match=rf"still has processes \[{box.running.pid}\]"):
+        box.cgroups.destroy()
 
 
 def test_second_container_of_the_same_id_gets_another_name(boxes: Boxes) -> None:
@@ -322,9 +318,6 @@ def test_v2_alone(v2_cgroup: Path) -> None:
 @pytest.fixture
 def only_v2(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the cgroup v1 hierarchies, as on a host that has none."""
-    from runtime.sandbox import launch
-    from runtime.sandbox.cgroups import manager
-
     found = [hierarchy for hierarchy in find_hierarchies() if hierarchy.version == 2]
     if not found:
         pytest.skip("feature cgroup-v2: no cgroup v2 tree is mounted")
@@ -339,7 +332,8 @@ def test_container_on_a_host_with_v2_alone(boxes: Boxes) -> None:
 
     script = (
         "stat -f -c %T /sys/fs/cgroup; cat /sys/fs/cgroup/cgroup.procs | wc -l; "
-        "cat /proc/self/cgroup | tail -1; (exec 3</dev/kmsg) || echo refused; head -c2 /dev/zero|wc -c"
+        "cat /proc/self/cgroup | tail -1; (exec 3</dev/kmsg) || echo refused; "
+        "head -c2 /dev/zero | wc -c"
     )
     box = boxes.make(script, with_devices)
     assert not box.cgroups.v1
