@@ -56,7 +56,11 @@ class Job:
     def only_at(self, host: str, cid: str | None = None) -> bool:
         """Whether it runs there, whole, and nowhere else."""
         other = "a" if host == "b" else "b"
-        wait_until(lambda: not self.lab.pids(other, "wherry receive"), what="the receiver's end")
+        try:
+            wait_until(lambda: not self.lab.pids(other, "wherry receive"))
+        except AssertionError as exc:
+            exc.add_note(self.lab.run(other, "ps", "axf").stdout)
+            raise
         assert self.lab.containers(other) == {}
         assert self.lab.containers(host) == {cid or self.id: "running"}
         return self.goes_on(host, cid)

@@ -136,7 +136,7 @@ class Lab:
 @contextlib.contextmanager
 def lab_up(name: str) -> Iterator[Lab]:
     """A lab for the length of a ``with`` block, taken down whatever happens."""
-    with tempfile.TemporaryDirectory(prefix="wl-", ignore_cleanup_errors=True) as base:
+    with tempfile.TemporaryDirectory(prefix="wlab-", ignore_cleanup_errors=True) as base:
         lab = Lab(name, Path(base))
         try:
             lab.call("up")

@@ -116,7 +116,7 @@ def test_what_the_status_does_not_allow_is_refused_and_changes_nothing(
         wherry("kill", "web", "KILL")
         wherry("wait", "web", check=False)
     for verb, *rest in commands:
-        options = ["--image-path", scratch / "image"] if verb == "checkpoint" else []
+        options = ["--image-path", str(scratch / "image")] if verb == "checkpoint" else []
         result = wherry.fails(verb, *options, "web", *rest)
         assert result.returncode == 24, (verb, result.stderr)
         assert f"in status {setup}" in result.stderr
@@ -164,11 +164,12 @@ def test_a_second_container_under_the_same_id_leaves_the_first_alone(
     bundle = make_bundle(scratch / "b")
     wherry("run", "--bundle", bundle, "--overlay", "--detach", "web")
     before = wherry.json("state", "web")
-    for args in (
+    calls: list[tuple[str | Path, ...]] = [
         ("create", "--bundle", bundle, "--overlay", "web"),
         ("run", "--bundle", bundle, "--overlay", "web"),
         ("do", "--id", "web", "--", "true"),
-    ):
+    ]
+    for args in calls:
         result = wherry.fails(*args)
         assert result.returncode == 23
         assert "container 'web' exists already" in result.stderr
@@ -287,6 +288,11 @@ def test_signals_to_one_to_a_group_and_to_all(wherry: Wherry, scratch: Path) -> 
     wherry("delete", "web")
 
 
+def text_of(path: Path) -> str:
+    """What a file holds; nothing while there is none."""
+    return path.read_text().strip() if path.exists() else ""
+
+
 def watched_by_monitor(wherry: Wherry, cid: str, ns_pid: int) -> bool:
     """Whether the monitor holds a pidfd of the process with a pid as seen inside."""
     record = json.loads((wherry.root / cid / "state.json").read_text())
@@ -308,7 +314,7 @@ def test_wait_for_a_pid_inside(wherry: Wherry, scratch: Path) -> None:
     """
     bundle = make_bundle(scratch / "b", script, lambda s: bind(s, scratch, "/data"))
     wherry("run", "--detach", "--bundle", bundle, "--overlay", "web")
-    pid = wait_until(lambda: (scratch / "pid").exists() and (scratch / "pid").read_text().strip())
+    pid = wait_until(lambda: text_of(scratch / "pid"))
     process = wherry.popen("wait", "--pid", pid, "web")
     wait_until(lambda: watched_by_monitor(wherry, "web", int(pid)))
     (scratch / "go").touch()
