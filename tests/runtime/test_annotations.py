@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from runtime.annotations import ContainerType, sandbox_role
@@ -45,12 +47,12 @@ def test_what_makes_no_sense_is_refused(annotations: dict[str, str], words: str)
         sandbox_role(annotations)
 
 
-def kinds(spec: dict) -> dict[str, str | None]:  # type: ignore[type-arg]
+def kinds(spec: dict[str, Any]) -> dict[str, str | None]:
     return {entry["type"]: entry.get("path") for entry in spec["linux"]["namespaces"]}
 
 
 def test_namespaces_without_a_path_become_those_of_the_sandbox() -> None:
-    spec = {
+    spec: dict[str, Any] = {
         "hostname": "own",
         "linux": {
             "namespaces": [

@@ -8,20 +8,21 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from runtime.detach import fork_detached
+from runtime.detach import Reporter, fork_detached
 from runtime.errors import ContainerError, HookError
 from runtime.process import ProcessRef, parent_pid
-from runtime.worker import run_in_worker
+from runtime.worker import Progress, run_in_worker
 from tests.support.wait import wait_until
 
 
 def test_a_worker_reports_progress_and_a_result() -> None:
     seen: list[tuple[str, int, int]] = []
 
-    def body(progress):  # type: ignore[no-untyped-def]
+    def body(progress: Progress) -> dict[str, Any]:
         progress("memory", 1, 2)
         progress("memory", 2, 2)
         return {"pid": os.getpid()}
@@ -32,7 +33,7 @@ def test_a_worker_reports_progress_and_a_result() -> None:
 
 
 def test_a_workers_failure_is_ours() -> None:
-    def body(_progress):  # type: ignore[no-untyped-def]
+    def body(_progress: Progress) -> dict[str, Any]:
         raise HookError("no good")
 
     with pytest.raises(HookError, match="no good"):
@@ -40,8 +41,9 @@ def test_a_workers_failure_is_ours() -> None:
 
 
 def test_a_killed_worker_is_noticed() -> None:
-    def body(_progress):  # type: ignore[no-untyped-def]
+    def body(_progress: Progress) -> dict[str, Any]:
         os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
 
     with pytest.raises(ContainerError) as caught:
         run_in_worker(body, lambda *_: None)
@@ -52,7 +54,7 @@ _COMMAND = """
     import os, sys, time
     from pathlib import Path
     from runtime.interrupt import Interrupted, raise_on_signals
-    from runtime.worker import run_in_worker
+    from runtime.worker import Progress, run_in_worker
 
     def body(progress):
         try:
@@ -88,7 +90,7 @@ def test_the_worker_unwinds_when_the_command_ends(tmp_path: Path, signum: int, s
 def test_a_detached_process_is_nobodys_child_and_goes_on(tmp_path: Path) -> None:
     stop = tmp_path / "stop"
 
-    def body(reporter):  # type: ignore[no-untyped-def]
+    def body(reporter: Reporter) -> None:
         reporter.progress("walk", 1, 2)
         reporter.ready({"me": os.getpid()})
         wait_until(stop.exists)
@@ -107,10 +109,10 @@ def test_a_detached_process_is_nobodys_child_and_goes_on(tmp_path: Path) -> None
 
 
 def test_a_detached_process_that_fails_says_why_and_one_that_dies_is_noticed() -> None:
-    def fails(_report):  # type: ignore[no-untyped-def]
+    def fails(_reporter: Reporter) -> None:
         raise HookError("no good")
 
-    def dies(_report):  # type: ignore[no-untyped-def]
+    def dies(_reporter: Reporter) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     with pytest.raises(HookError, match="no good"):
