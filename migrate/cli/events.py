@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 
 import click
 
@@ -47,4 +46,3 @@ def command(settings: Settings, cid: str, interval: float, stats: bool) -> None:
             return
         if container.status is Status.STOPPED:
             return
-        time.sleep(0)
