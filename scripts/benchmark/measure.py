@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Any
 
 from scripts.benchmark import physical
 from scripts.benchmark.bundle import make_bundle
-from scripts.benchmark.tool import Tool
+from scripts.benchmark.tool import WHERRY, Tool
 
 HOLDER = Path(__file__).with_name("holder.py")
 _TIMEOUT_S = 120.0
@@ -73,23 +74,25 @@ class _Heart:
     def __init__(self, tool: Tool, cid: str, control: Path) -> None:
         self.path = tool.root / cid / "overlay" / "upper" / control.relative_to("/") / "beat"
 
-    def wait_for_a_beat(self) -> None:
-        """Return at the first step that the program makes from now on."""
+    def count(self) -> int:
+        """How many steps the program has made."""
+        return int.from_bytes(self.path.read_bytes()[:8], "little")
+
+    def wait_for_step_after(self, count: int) -> None:
+        """Return as soon as the program has made more than *count* steps."""
         _until(lambda: self.path.exists() and self.path.stat().st_size > 0, "the restored file")
         with self.path.open("rb") as file:
             beat = mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ)
-        first = beat[:8]
         deadline = time.monotonic() + _TIMEOUT_S
-        while beat[:8] == first:
+        while int.from_bytes(beat[:8], "little") <= count:
             if time.monotonic() > deadline:
                 raise TimeoutError("the restored program does not go on")
+            time.sleep(0.0002)  # the tool needs the processor, too
 
 
-def _restore_to_first_step(tool: Tool, image: Path, cid: str, control: Path) -> float:
-    import subprocess
-
-    from scripts.benchmark.tool import WHERRY
-
+def _restore_to_first_step(
+    tool: Tool, image: Path, cid: str, control: Path, saved_count: int
+) -> float:
     heart = _Heart(tool, cid, control)
     start = time.perf_counter()
     with (tool.root.parent / "restore.log").open("wb") as log:
@@ -98,7 +101,7 @@ def _restore_to_first_step(tool: Tool, image: Path, cid: str, control: Path) -> 
             command, env=tool.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
         )
         try:
-            heart.wait_for_a_beat()
+            heart.wait_for_step_after(saved_count)
             elapsed = time.perf_counter() - start
         finally:
             status = process.wait()
@@ -119,6 +122,7 @@ def measure_size(tool: Tool, scratch: Path, mebibytes: int, rounds: int) -> Size
         name: statistics.median(getattr(row, name) for row in rows)
         for name in SizeResult.__dataclass_fields__
     }
+    columns["peak_rss_bytes"] = max(row.peak_rss_bytes for row in rows)
     return SizeResult(**columns)
 
 
@@ -136,25 +140,31 @@ def _one_round(tool: Tool, scratch: Path, control: Path, mebibytes: int, number:
         ranges = physical.private_ranges(pid, mebibytes << 20)
         pipeline = physical.dump(pid, ranges, plain)
         copy_back_s = physical.restore(plain, pipeline.plain_bytes)
-        with tool.watched():
-            start = time.perf_counter()
-            running = tool.json(
-                "checkpoint", "--json", "--leave-running", "--image-path", image, first
-            )
-            running_s = time.perf_counter() - start
-            image.unlink()
-            start = time.perf_counter()
-            stopped = tool.json("checkpoint", "--json", "--image-path", image, first)
-            stop_s = time.perf_counter() - start
-            tool.run("delete", "--force", first)
-            restore_s = _restore_to_first_step(tool, image, second, control)
+        start = time.perf_counter()
+        running = tool.json("checkpoint", "--json", "--leave-running", "--image-path", image, first)
+        running_s = time.perf_counter() - start
+        image.unlink()
+        start = time.perf_counter()
+        stopped = tool.json("checkpoint", "--json", "--image-path", image, first)
+        stop_s = time.perf_counter() - start
+        saved = _Heart(tool, first, control).count()
+        tool.run("delete", "--force", first)
+        image_bytes = image.stat().st_size
+        restore_s = _restore_to_first_step(tool, image, second, control, saved)
+        image.unlink()
+        if number == 0:
+            with tool.watched():
+                tool.run("checkpoint", "--image-path", image, second)
+                saved = _Heart(tool, second, control).count()
+                tool.run("delete", "--force", second)
+                _restore_to_first_step(tool, image, second, control, saved)
         return SizeResult(
             mebibytes=mebibytes,
             checkpoint_running_s=running_s,
             checkpoint_stop_s=stop_s,
             frozen_running_s=running["frozen_ns"] / 1e9,
             frozen_stop_s=stopped["frozen_ns"] / 1e9,
-            image_bytes=image.stat().st_size,
+            image_bytes=image_bytes,
             restore_s=restore_s,
             pipeline_s=pipeline.total_s,
             pipeline_read_s=pipeline.read_s,

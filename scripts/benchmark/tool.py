@@ -68,7 +68,10 @@ class Tool:
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Include the tool's other processes (worker, monitor) in the peak, while this lasts."""
+        """Include the tool's other processes (worker, monitor) in the peak, while this lasts.
+
+        Looking at all processes takes time of its own: nothing is timed meanwhile.
+        """
         stop = threading.Event()
         sampler = threading.Thread(target=self._sample, args=(stop,))
         sampler.start()
@@ -96,5 +99,5 @@ class Tool:
                 if line.startswith("VmHWM:"):
                     peak = int(line.split()[1]) << 10
                     self.peak_rss_bytes = max(self.peak_rss_bytes, peak)
-        except (FileNotFoundError, ProcessLookupError):
-            return  # it has ended
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            return  # it has ended, or is the machine's own
