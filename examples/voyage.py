@@ -68,7 +68,7 @@ def hold(wanted: int) -> None:
         if blocks[number] != block(number):
             log("trouble.log", f"block {number} is not as it was")
         log("hold.log", f"held {len(blocks)}")
-        time.sleep(0.002 if len(blocks) < wanted else 0.05)
+        time.sleep(0.008 if len(blocks) < wanted else 0.05)
 
 
 def bilge() -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -23,7 +24,7 @@ LAB = [sys.executable, str(ROOT / "scripts" / "lab"), "--name", "demo"]
 LOGS = "/voyage"
 STEP_TIMEOUT_S = 60.0
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 
 
 class DemoError(Exception):
@@ -139,6 +140,7 @@ def act(title: str) -> Iterator[list[str]]:
 def play(memory_mib: int) -> bool:
     """The acts, in order; whether every copy of the job is whole."""
     with act("two hosts, [bold]a[/bold] and [bold]b[/bold], joined by a cable"):
+        lab("down")  # what a demo that was killed has left
         lab("up")
     with act("a job on host a: threads, growing memory, a deleted file, a shell pipeline") as notes:
         on("a", "wherry", "do", "--id", "job", "--detach", "--cwd", "/", "--",
@@ -164,7 +166,8 @@ def play(memory_mib: int) -> bool:
         notes.extend(f"[dim]{line}[/dim]" for line in shown[:12])
     with act("the snapshot brought to life as [bold]job-2[/bold], beside the original"):
         on("a", "wherry", "restore", "--image-path", image, "--detach", "job-2")
-        wait_until(more_than("a", "job-2", findings("a", "job-2")["steps"] + 50), "job-2 going on")
+        resumed = findings("a", "job-2")["steps"]
+        wait_until(more_than("a", "job-2", resumed + 50), "job-2 going on")
 
     wait_until(lambda: findings("a", "job")["held_mib"] >= memory_mib, "all of the memory")
     at_move = findings("a", "job")["steps"]
@@ -182,29 +185,31 @@ def play(memory_mib: int) -> bool:
 
 def proof(snapshot_step: int, move_step: int) -> bool:
     """Show what the logs of all copies say; whether they are whole."""
-    table = Table(title="the logs of every copy", title_justify="left", title_style="bold")
-    for name in ("copy", "steps 1 to", "in the pipe", "memory", "longest pause", "verdict"):
-        table.add_column(name, justify="left" if name in ("copy", "verdict") else "right")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("copy")
+    for name in ("host", "steps", "in the pipe", "memory", "longest pause"):
+        table.add_column(name, justify="right")
+    table.add_column("lost or repeated")
     whole = True
-    copies = (
-        ("b", "job", f"job, on b since step {move_step}"),
-        ("a", "job-2", f"job-2, from the snapshot near step {snapshot_step}"),
-    )
-    for host, cid, title in copies:
+    for host, cid in (("b", "job"), ("a", "job-2")):
         found = findings(host, cid)
         whole = whole and not found["trouble"]
-        verdict = "; ".join(found["trouble"][:2]) or "[green]none lost, none repeated[/green]"
         table.add_row(
-            title,
-            str(found["steps"]),
-            str(found["pipeline_steps"]),
+            cid,
+            host,
+            f"1 to {found['steps']}",
+            f"1 to {found['pipeline_steps']}",
             f"{found['held_mib']} MiB",
             ms(found["longest_pause_ns"]),
-            verdict,
+            "; ".join(found["trouble"][:2]) or "[green]none[/green]",
         )
     left = json.loads(on("a", "wherry", "list", "--format", "json") or "[]") or []
-    console.print()
     console.print(table)
+    console.print(
+        f"job was moved near step {move_step}, job-2 was saved near step {snapshot_step}."
+        " Every step carries a digest of all before it,\nwhich is kept in memory alone, and the"
+        " clock; each line of the logs was checked."
+    )
     if any(entry["id"] == "job" for entry in left):
         console.print("[red]the original is still on host a as well[/red]")
         return False
@@ -212,13 +217,13 @@ def proof(snapshot_step: int, move_step: int) -> bool:
 
 
 def stop_on_signals() -> None:
-    """Let SIGTERM and SIGHUP take everything down as Ctrl-C does."""
+    """Let these signals take everything down before we end."""
 
     def stop(signum: int, _frame: object) -> None:
         raise SystemExit(128 + signum)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGHUP, stop)
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, stop)
 
 
 def main() -> int:
@@ -242,8 +247,6 @@ def main() -> int:
         except DemoError as exc:
             console.print(f"[red]demo: {exc}[/red]")
             return 1
-        except KeyboardInterrupt:
-            return 130
         finally:
             if not options.keep:
                 take_down()
