@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-LAB = [sys.executable, str(ROOT / "scripts" / "lab"), "--name", "demo"]
+NAME = os.environ.get("WHERRY_DEMO_LAB", "demo")
+LAB = [sys.executable, str(ROOT / "scripts" / "lab"), "--name", NAME]
 LOGS = "/voyage"
 STEP_TIMEOUT_S = 60.0
 
@@ -233,23 +234,28 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="leave the lab up afterwards")
     options = parser.parse_args()
     stop_on_signals()
-    with Path(__file__).open() as lock:
+    with socket.socket(socket.AF_UNIX) as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            lock.bind(f"\0wherry-{NAME}")  # an abstract name, which is gone when we are
+        except OSError:
             print("demo: another demo is running on this machine", file=sys.stderr)
             return 1
-        began = time.monotonic()
-        try:
-            whole = play(options.memory)
-            console.print(f"done in {time.monotonic() - began:.0f} s")
-            return 0 if whole else 1
-        except DemoError as exc:
-            console.print(f"[red]demo: {exc}[/red]")
-            return 1
-        finally:
-            if not options.keep:
-                take_down()
+        return perform(options.memory, keep=options.keep)
+
+
+def perform(memory_mib: int, *, keep: bool) -> int:
+    """Play, and take the lab down; the exit status."""
+    began = time.monotonic()
+    try:
+        whole = play(memory_mib)
+        console.print(f"done in {time.monotonic() - began:.0f} s")
+        return 0 if whole else 1
+    except DemoError as exc:
+        console.print(f"[red]demo: {exc}[/red]")
+        return 1
+    finally:
+        if not keep:
+            take_down()
 
 
 def take_down() -> None:
