@@ -12,7 +12,7 @@ from itertools import groupby
 
 import click
 
-from runtime.kernel.features import Feature, all_features
+from runtime.kernel.features import Feature, Need, all_features
 
 _NAME_WIDTH = 24
 
@@ -31,6 +31,8 @@ def _lines_of(feature: Feature, width: int) -> Iterator[str]:
         text = f"{feature.used_for} ({feature.detail})" if feature.detail else feature.used_for
     else:
         text = f"{feature.why_not}. For: {feature.used_for}. Without it: {feature.without_it}."
+    if feature.need is Need.UNUSED:
+        text = f"[not used yet] {text}"
     wrapped = textwrap.wrap(text, max(width - len(head), 40)) or [""]
     yield head + wrapped[0]
     for line in wrapped[1:]:

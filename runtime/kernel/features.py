@@ -34,6 +34,7 @@ class Need(enum.StrEnum):
 
     REQUIRED = "required"  # without it no container can be run, dumped or restored
     OPTIONAL = "optional"  # without it wherry does the same more slowly, or refuses one thing
+    UNUSED = "unused"  # reported for what is planned on it; this version does not use it
 
 
 class UnavailableError(Exception):

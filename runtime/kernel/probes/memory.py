@@ -99,8 +99,9 @@ def _pagemap_scan() -> str:
 @probe(
     "procmap-query",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="asking about one mapping without reading them all",
-    without_it="/proc/PID/maps is read",
+    without_it="/proc/PID/maps is read, as this version always does",
 )
 def _procmap_query() -> str:
     page = _page()
@@ -114,8 +115,9 @@ def _procmap_query() -> str:
 @probe(
     "userfaultfd",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="handing in pages when they are first touched (a lazy restore)",
-    without_it="memory is complete before a restored task runs",
+    without_it="memory is complete before a restored task runs, as in this version always",
 )
 def _userfaultfd() -> str:
     os.close(raw("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK))
@@ -125,6 +127,7 @@ def _userfaultfd() -> str:
 @probe(
     "userfaultfd-wp-async",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="knowing which pages were written between two looks",
     without_it="soft-dirty bits, else comparing digests of chunks",
 )
@@ -141,6 +144,7 @@ def _userfaultfd_wp_async() -> str:
 @probe(
     "soft-dirty",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="knowing which pages were written, where userfaultfd cannot tell",
     without_it="userfaultfd with WP_ASYNC, else comparing digests of chunks",
 )
@@ -156,8 +160,9 @@ def _soft_dirty() -> str:
 @probe(
     "transparent-huge-pages",
     group=_GROUP,
-    used_for="restoring large memory with fewer page faults",
-    without_it="memory is restored in small pages",
+    need=Need.UNUSED,
+    used_for="workloads that ask for them; their wish is kept",
+    without_it="their wish has no effect",
 )
 def _transparent_huge_pages() -> str:
     setting = Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text().strip()
@@ -169,6 +174,7 @@ def _transparent_huge_pages() -> str:
 @probe(
     "huge-pages",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="workloads that map hugetlb pages",
     without_it="no workload can have any",
 )

@@ -91,8 +91,9 @@ def _probe_overlayfs() -> str:
 @probe(
     "mount-setattr",
     group=_GROUP,
-    used_for="recursive mount options (rro, rnosuid, ...) of the configuration",
-    without_it="a configuration with such an option is refused",
+    need=Need.REQUIRED,
+    used_for="read-only mounts and recursive mount options",
+    without_it="no container can be made",
 )
 def _probe_mount_setattr() -> str:
     return _in_private_tmpfs("mount_setattr")
@@ -101,8 +102,9 @@ def _probe_mount_setattr() -> str:
 @probe(
     "open-tree",
     group=_GROUP,
+    need=Need.REQUIRED,
     used_for="handing a mount to another mount namespace",
-    without_it="mounts are made by path inside the new namespace",
+    without_it="no container can be made",
 )
 def _probe_open_tree() -> str:
     return _in_private_tmpfs("open_tree")
@@ -111,8 +113,9 @@ def _probe_open_tree() -> str:
 @probe(
     "openat2",
     group=_GROUP,
+    need=Need.REQUIRED,
     used_for="opening paths that cannot leave the container's root",
-    without_it="paths are resolved step by step",
+    without_it="no container can be made",
 )
 def _openat2() -> str:
     path = ctypes.create_string_buffer(b"proc")
@@ -128,8 +131,9 @@ def _openat2() -> str:
 @probe(
     "file-handles",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="finding the file behind an inotify watch",
-    without_it="a checkpoint refuses inotify instances that have watches",
+    without_it="the file is searched for by its inode, as this version always does",
 )
 def _file_handles() -> str:
     # struct file_handle, <fcntl.h>: handle_bytes, handle_type, then at most 128 bytes

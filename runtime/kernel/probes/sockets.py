@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 
-from runtime.kernel.features import UnavailableError, probe
+from runtime.kernel.features import Need, UnavailableError, probe
 
 _GROUP = "sockets"
 
@@ -54,6 +54,7 @@ def _sock_diag_unix() -> str:
 @probe(
     "sock-diag-inet",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="describing TCP and UDP sockets",
     without_it="they are named by their descriptors only",
 )
@@ -66,6 +67,7 @@ def _sock_diag_inet() -> str:
 @probe(
     "sock-diag-netlink",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="describing netlink sockets",
     without_it="they are named by their descriptors only",
 )
@@ -78,8 +80,9 @@ def _sock_diag_netlink() -> str:
 @probe(
     "tcp-repair",
     group=_GROUP,
+    need=Need.UNUSED,
     used_for="taking the state of established TCP connections",
-    without_it="a checkpoint refuses established connections",
+    without_it="a checkpoint refuses network sockets, as this version always does",
 )
 def _tcp_repair() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:

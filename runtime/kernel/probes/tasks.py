@@ -78,8 +78,9 @@ def _xstate() -> str:
 @probe(
     "ptrace-rseq",
     group=_GROUP,
+    need=Need.REQUIRED,
     used_for="finding a thread's restartable sequence area (PTRACE_GET_RSEQ_CONFIGURATION)",
-    without_it="a thread that registered one is refused at checkpoint",
+    without_it="no checkpoint",
 )
 def _ptrace_rseq() -> str:
     with seized_subject() as pid:
@@ -109,8 +110,9 @@ def _ptrace_signals() -> str:
 @probe(
     "ptrace-suspend-seccomp",
     group=_GROUP,
-    used_for="making calls inside a task that has a seccomp filter",
-    without_it="a task under a filter is refused when the filter forbids the engine's calls",
+    need=Need.REQUIRED,
+    used_for="making calls inside tasks, also those that have a seccomp filter",
+    without_it="no checkpoint and no restore",
 )
 def _ptrace_suspend_seccomp() -> str:
     with seized_subject(PTRACE_O_SUSPEND_SECCOMP):
