@@ -373,10 +373,11 @@ class _Questions:
     def _interval_timers(self, answers: Answers) -> Iterator[IntervalTimer]:
         for which, room in self._itimers:
             every_s, every_us, left_s, left_us = signals.ITIMERVAL.unpack(answers.read(room))
-            if left_s or left_us:
-                yield IntervalTimer(
-                    which, left_s * signals.US + left_us, every_s * signals.US + every_us
-                )
+            left, every = left_s * signals.US + left_us, every_s * signals.US + every_us
+            if left or every:
+                # Without time left it has just expired: the kernel sets it anew when the pending
+                # SIGALRM is taken. That signal is saved apart; the period after it is not.
+                yield IntervalTimer(which, left or every, every)
 
     def _posix_timer(
         self, answers: Answers, info: proc_task.TimerInfo, room: Out, overrun: Result

@@ -21,11 +21,15 @@ def test_passes_without_wherry(name: str, scratch: Path) -> None:
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", WORKLOADS)
 def test_survives_checkpoint_and_restore(name: str, wherry: Wherry, scratch: Path) -> None:
-    image = scratch / "image.wherry"
+    """Also a second time: of a container that was frozen before, and of one that was restored."""
+    first, second = scratch / "first.wherry", scratch / "second.wherry"
     with stage(wherry, scratch, name) as play:
         play.start("before")
-        play.checkpoint("before", image, leave_running=False)
-        play.restore("after", image)
+        play.checkpoint("before", first, leave_running=True)
+        play.checkpoint("before", second, leave_running=False)
+        play.restore("between", second)
+        play.checkpoint("between", first, leave_running=False)
+        play.restore("after", first)
         assert play.finish("after") == "ok"
 
 
