@@ -36,6 +36,7 @@ class Entry:
         phase: How far it has come.
         pid: Of the ``receive`` that began it.
         start_ticks: When that process started; with the pid it names one process.
+        source: Host and id that the container comes from, for telling a second attempt.
         changed: Wall-clock seconds of the last change.
     """
 
@@ -43,6 +44,7 @@ class Entry:
     phase: Phase
     pid: int = 0
     start_ticks: int = 0
+    source: str = ""
     changed: float = 0.0
 
 

@@ -16,6 +16,7 @@ import contextlib
 import logging
 import os
 import re
+import signal
 import time
 from pathlib import Path
 
@@ -49,6 +50,7 @@ from runtime.status import Status
 log = logging.getLogger(__name__)
 
 TOKEN = re.compile(r"[0-9a-f]{32}")
+END_TIMEOUT_S = 15.0
 COMMIT_TIMEOUT_S = 60.0  # the source says commit at once; later the line is taken for dead
 
 
@@ -61,12 +63,13 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
     """
     if not TOKEN.fullmatch(offer.token):
         raise ProtocolError("the token of the offer is malformed")
-    clear_stale(root, offer.container_id)
+    origin = f"{source.hostname}:{offer.source_id}"
+    clear_stale(root, offer.container_id, origin)
     refusals = preflight.obstacles(root, offer, source)
     if refusals:
         peer.send(Refuse.of(refusals))
         return
-    _enter(root, offer)
+    _enter(root, offer, origin)
     try:
         peer.send(Ready())
         _prepare(peer, offer, root)
@@ -93,13 +96,13 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
         forget(root, peer.receive(Done).token)
 
 
-def _enter(root: Path, offer: OfferContainer) -> None:
+def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
     own = ProcessRef.of(os.getpid())
     with open_ledger(root) as entries:
         if offer.token in entries:
             raise ProtocolError("this handover was offered before")
         entries[offer.token] = Entry(
-            offer.container_id, Phase.RECEIVING, own.pid, own.start_ticks, time.time()
+            offer.container_id, Phase.RECEIVING, own.pid, own.start_ticks, origin, time.time()
         )
 
 
@@ -219,19 +222,40 @@ def forget(root: Path, token: str) -> None:
             del entries[token]
 
 
-def clear_stale(root: Path, cid: str) -> None:
-    """Remove what a ``receive`` that was killed has left under an id that is wanted again."""
+def clear_stale(root: Path, cid: str, origin: str) -> None:
+    """Remove what an earlier migration has left under an id that is wanted again.
+
+    That is one whose ``receive`` has died, or one of the same container: its source would not
+    offer it anew if it had not given up, though the line may have died without telling us so.
+    """
     with open_ledger(root) as entries:
         stale = [
-            token
+            (token, ProcessRef(entry.pid, entry.start_ticks))
             for token, entry in entries.items()
-            if entry.container_id == cid
-            and entry.phase in (Phase.RECEIVING, Phase.PREPARED)
-            and not ProcessRef(entry.pid, entry.start_ticks).alive()
+            if entry.container_id == cid and entry.phase in (Phase.RECEIVING, Phase.PREPARED)
         ]
-    for token in stale:
+        stale = [
+            (token, process)
+            for token, process in stale
+            if entries[token].source == origin or not process.alive()
+        ]
+    for token, process in stale:
         log.warning("%s: an earlier migration of it was cut off; removing what it left", cid)
+        _end(process)
         abort(root, token)
+
+
+def _end(process: ProcessRef) -> None:
+    """Tell a ``receive`` that waits for a dead line to tidy up, and wait until it has."""
+    try:
+        pidfd = process.open()
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+    finally:
+        os.close(pidfd)
+    process.wait_gone(END_TIMEOUT_S)
 
 
 def answer_query(peer: Peer, query: Query, root: Path) -> None:

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 WINDOW_SIZE = 64 << 20  # bytes the far side may send before we have read any
 MAX_PACKET_SIZE = 256 << 10  # of packets to us; the server names its own limit for ours
 KEEPALIVE_S = 10
-DEAD_AFTER_MS = 30_000  # unacknowledged data or keepalives for so long: the far host is gone
+DEAD_AFTER_MS = 15_000  # unacknowledged data or keepalives for so long: the far host is gone
 STDERR_KEPT = 8192
 PREFERRED_CIPHERS = (
     "aes128-gcm@openssh.com",
@@ -134,7 +134,8 @@ class SshChannel:
                 # A packet's worth at a time: paramiko copies what it is given, each time anew.
                 view = view[self._channel.send(bytes(view[:32768])) :]
         except (OSError, EOFError, paramiko.SSHException) as exc:
-            raise TransportError(f"connection lost: {exc or type(exc).__name__}") from exc
+            why = str(exc) or "the far host does not answer"
+            raise TransportError(f"connection lost: {why}") from exc
 
     def close(self) -> None:
         """See `Channel`."""

@@ -357,3 +357,22 @@ def test_the_destination_cannot_restore(job: Job, tmp_path: Path) -> None:
         assert job.lab.run("b", "sh", "-c", f"ls {small}").stdout == ""
     finally:
         wait_until(lambda: job.lab.run("b", "umount", small, check=False).returncode == 0)
+
+
+def test_a_dead_network_and_a_second_attempt(job: Job) -> None:
+    job.start("a", 16)
+    call = job.lab.popen(
+        "a", "wherry", "migrate", "--bwlimit", "1M", "job", "b", stderr=subprocess.PIPE
+    )
+    wait_until(lambda: "job" in job.lab.containers("b"))
+    job.lab.run("b", "ip", "link", "set", "eth0", "down")
+    try:
+        _, said = call.communicate(timeout=60)
+    finally:
+        job.lab.run("b", "ip", "link", "set", "eth0", "up")
+    assert call.returncode == 41 and "does not answer" in said
+    assert job.goes_on("a")
+    # Over there nobody has noticed yet; the new attempt clears up.
+    assert "job" in job.lab.containers("b")
+    job.migrate("a", "b")
+    assert job.only_at("b")
