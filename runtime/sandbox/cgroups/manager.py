@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import signal
 import time
 from contextlib import suppress
@@ -83,7 +82,7 @@ class Cgroups:
         path = spec.linux.cgroups_path
         if path:
             return cls._at(hierarchies, path, exclusive=False)
-        name = f"wherry-{cid}-{secrets.token_hex(4)}"
+        name = f"wherry-{cid}-{os.urandom(4).hex()}"
         return cls._at(hierarchies, name, exclusive=True)
 
     @classmethod
