@@ -185,8 +185,10 @@ def abort(root: Path, token: str) -> Phase:
     if phase is Phase.ABORTED:
         with open_ledger(root) as entries:
             cid = entries[token].container_id
+            # A later handover may have brought a container of this id meanwhile.
+            unsettled = (*undecided, Phase.COMMITTED)
             others = any(
-                other.container_id == cid and name != token and other.phase is not Phase.ABORTED
+                other.container_id == cid and name != token and other.phase in unsettled
                 for name, other in entries.items()
             )
         if not others and _was_made_for_a_handover(root, cid):

@@ -59,7 +59,8 @@ class Job:
         try:
             wait_until(lambda: not self.lab.pids(other, "wherry receive"))
         except AssertionError as exc:
-            exc.add_note(self.lab.run(other, "ps", "axf").stdout)
+            script = "ps axo pid,ppid,stat,args | cut -c1-150; cd /run/wherry; wherry list; tail -n 9 .h* */*.log"
+            exc.add_note(self.lab.run(other, "sh", "-c", script).stdout)
             raise
         assert self.lab.containers(other) == {}
         assert self.lab.containers(host) == {cid or self.id: "running"}
