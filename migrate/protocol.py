@@ -69,7 +69,9 @@ class Peer:
             ProtocolError: The far side says something else; reason ``no-wherry``.
             TransportError: It says nothing, or hung up.
         """
-        self._channel.write(GREETING)
+        # Something that is no wherry may have hung up already, and still have said what it is.
+        with contextlib.suppress(TransportError):
+            self._channel.write(GREETING)
         line = self._exactly(len(GREETING), timeout_s, expected=GREETING)
         if line != GREETING:
             shown = bytes(line[:MAX_NOISE]).decode("utf-8", "backslashreplace")

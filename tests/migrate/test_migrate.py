@@ -59,7 +59,7 @@ class Job:
         try:
             wait_until(lambda: not self.lab.pids(other, "wherry receive"))
         except AssertionError as exc:
-            script = "ps axo pid,ppid,stat,args | cut -c1-150; cd /run/wherry; wherry list; tail -n 9 .h* */*.log"
+            script = "ps axo pid,ppid,stat,args | cut -c1-150; wherry list; cat /run/wherry/.h*"
             exc.add_note(self.lab.run(other, "sh", "-c", script).stdout)
             raise
         assert self.lab.containers(other) == {}
