@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.kernel.proc_maps import unescape
+from runtime.kernel.escapes import unescape
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from runtime.kernel.escapes import unescape
+
 _ENTRY = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
     rb" *([^\n]*)\n"
@@ -16,7 +18,6 @@ _ENTRY = re.compile(
     rb"VmFlags: ([^\n]*)\n",
     re.MULTILINE,
 )
-_OCTAL = re.compile(rb"\\([0-7]{3})")
 
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
@@ -51,13 +52,6 @@ class Mapping:
     def map_file(self) -> str:
         """Name below /proc/PID/map_files."""
         return f"{self.start:x}-{self.end:x}"
-
-
-def unescape(path: bytes) -> str:
-    """Undo the octal escapes of /proc/PID/maps and mountinfo."""
-    import os
-
-    return os.fsdecode(_OCTAL.sub(lambda match: bytes([int(match[1], 8)]), path))
 
 
 def mappings(pid: int) -> list[Mapping]:
