@@ -161,7 +161,10 @@ def _run(arguments: Sequence[str] | None) -> int:
     except (BrokenPipeError, SystemExit) as exc:
         return _reader_gone(exc)
     except WherryError as exc:
-        return _fail(exc, f"{exc} [{exc.reason}]", exc.exit_code)
+        code = f"[{exc.reason}]"
+        # A list of refusals ends with the code of its last one.
+        sentence = str(exc) if str(exc).endswith(code) else f"{exc} {code}"
+        return _fail(exc, sentence, exc.exit_code)
     except OSError as exc:
         return _fail(exc, _os_sentence(exc), 1)
     except Exception as exc:

@@ -40,7 +40,7 @@ from runtime.engine.remote import (
     map_scratch,
 )
 from runtime.errors import TaskVanishedError
-from runtime.kernel import proc_maps, proc_task, process_vm, ptrace, sched_attr
+from runtime.kernel import proc_maps, proc_task, process_vm, ptrace, sched
 from runtime.kernel.prctl import (
     PR_GET_CHILD_SUBREAPER,
     PR_GET_DUMPABLE,
@@ -50,6 +50,7 @@ from runtime.kernel.prctl import (
     PR_GET_TID_ADDRESS,
     PR_GET_TIMERSLACK,
 )
+from runtime.kernel.robust_list import robust_list
 
 log = logging.getLogger(__name__)
 
@@ -410,7 +411,7 @@ class _Questions:
             sigmask=saved.sigmask,
             pending=saved.pending,
             altstack=AltStack(address, flags, size),
-            robust_list=sched_attr.robust_list(tid),
+            robust_list=robust_list(tid),
             clear_child_tid=_word(answers.read(self._tid_address)),
             rseq=_rseq(tid),
             credentials=_credentials(status, answers[self._securebits]),
@@ -459,7 +460,7 @@ def _credentials(status: proc_task.Status, securebits: int) -> Credentials:
 
 def scheduling(tid: int) -> Scheduling:
     """How a task is scheduled."""
-    attr = sched_attr.get(tid)
+    attr = sched.get_attr(tid)
     return Scheduling(
         policy=attr.sched_policy,
         flags=attr.sched_flags,
@@ -469,5 +470,5 @@ def scheduling(tid: int) -> Scheduling:
         deadline_ns=attr.sched_deadline,
         period_ns=attr.sched_period,
         affinity=tuple(sorted(os.sched_getaffinity(tid))),
-        io_priority=sched_attr.io_priority(tid),
+        io_priority=sched.io_priority_of(tid),
     )

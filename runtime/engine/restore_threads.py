@@ -12,7 +12,7 @@ from runtime.engine import signals
 from runtime.engine.arch import current as arch
 from runtime.engine.new_task import THREAD_FLAGS, NewTask
 from runtime.engine.remote import ALL_BUT_TRAP, Batch
-from runtime.kernel import ptrace, sched_attr
+from runtime.kernel import ptrace, sched
 from runtime.kernel.capabilities import last_capability
 from runtime.kernel.prctl import (
     PR_CAP_AMBIENT,
@@ -174,16 +174,16 @@ def _restore_scheduling(tid: int, record: Thread) -> None:
     here = set(wanted.affinity) & os.sched_getaffinity(0)
     if here and here != os.sched_getaffinity(tid):
         os.sched_setaffinity(tid, here)
-    attr = sched_attr.get(tid)
+    attr = sched.get_attr(tid)
     now = (attr.sched_policy, attr.sched_nice, attr.sched_priority, attr.sched_flags)
     if now != (wanted.policy, wanted.nice, wanted.priority, wanted.flags):
         attr.sched_policy, attr.sched_flags = wanted.policy, wanted.flags
         attr.sched_nice, attr.sched_priority = wanted.nice, wanted.priority
         attr.sched_runtime = wanted.runtime_ns
         attr.sched_deadline, attr.sched_period = wanted.deadline_ns, wanted.period_ns
-        sched_attr.set_attr(tid, attr)
-    if sched_attr.io_priority(tid) != wanted.io_priority:
-        sched_attr.set_io_priority(tid, wanted.io_priority)
+        sched.set_attr(tid, attr)
+    if sched.io_priority_of(tid) != wanted.io_priority:
+        sched.set_io_priority_of(tid, wanted.io_priority)
 
 
 def restore_privileges(task: NewTask, record: Thread) -> None:

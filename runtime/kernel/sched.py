@@ -1,4 +1,4 @@
-"""sched_setattr(2) and ioprio_set(2): CPU and I/O scheduling of the calling process."""
+"""sched_setattr(2) and ioprio_set(2), and what they set: CPU and I/O scheduling of a task."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ IOPRIO_CLASS_SHIFT = 13
 IOPRIO_WHO_PROCESS = 1
 
 
-class sched_attr(ctypes.Structure):  # include/uapi/linux/sched/types.h, SCHED_ATTR_SIZE_VER0
+class sched_attr(ctypes.Structure):  # include/uapi/linux/sched/types.h, SCHED_ATTR_SIZE_VER1
     _fields_ = (
         ("size", ctypes.c_uint32),
         ("sched_policy", ctypes.c_uint32),
@@ -44,7 +44,46 @@ class sched_attr(ctypes.Structure):  # include/uapi/linux/sched/types.h, SCHED_A
         ("sched_runtime", ctypes.c_uint64),
         ("sched_deadline", ctypes.c_uint64),
         ("sched_period", ctypes.c_uint64),
+        ("sched_util_min", ctypes.c_uint32),
+        ("sched_util_max", ctypes.c_uint32),
     )
+
+
+def get_attr(tid: int) -> sched_attr:
+    """How a task is scheduled.
+
+    Raises:
+        ProcessLookupError: The task has exited.
+
+    Source: man 2 sched_getattr (Linux 3.14).
+    """
+    attr = sched_attr()
+    syscall(
+        f"sched_getattr({tid})",
+        NR["sched_getattr"],
+        tid,
+        ctypes.addressof(attr),
+        ctypes.sizeof(attr),
+        0,
+    )
+    return attr
+
+
+def set_attr(tid: int, attr: sched_attr) -> None:
+    """Change how a task is scheduled; 0 is ourselves.
+
+    Raises:
+        PermissionError: No CAP_SYS_NICE for what was asked.
+        OSError: EINVAL for values out of range; EBUSY when a deadline cannot be promised.
+
+    Source: man 2 sched_setattr (Linux 3.14).
+    """
+    attr.size = ctypes.sizeof(attr)
+    call = (
+        f"sched_setattr({tid}, policy={attr.sched_policy}, nice={attr.sched_nice}, "
+        f"priority={attr.sched_priority})"
+    )
+    syscall(call, NR["sched_setattr"], tid, ctypes.addressof(attr), 0)
 
 
 def set_scheduler(
@@ -75,8 +114,7 @@ def set_scheduler(
     attr = sched_attr(
         ctypes.sizeof(sched_attr), policy, flags, nice, priority, runtime_ns, deadline_ns, period_ns
     )
-    call = f"sched_setattr(policy={policy}, nice={nice}, priority={priority})"
-    syscall(call, NR["sched_setattr"], 0, ctypes.addressof(attr), 0)
+    set_attr(0, attr)
 
 
 def set_io_priority(io_class: int, priority: int) -> None:
@@ -87,5 +125,14 @@ def set_io_priority(io_class: int, priority: int) -> None:
 
     Source: man 2 ioprio_set.
     """
-    value = io_class << IOPRIO_CLASS_SHIFT | priority
-    syscall(f"ioprio_set({value:#x})", NR["ioprio_set"], IOPRIO_WHO_PROCESS, 0, value)
+    set_io_priority_of(0, io_class << IOPRIO_CLASS_SHIFT | priority)
+
+
+def io_priority_of(tid: int) -> int:
+    """A task's I/O scheduling class and priority as one value, ioprio_get(2)."""
+    return syscall(f"ioprio_get({tid})", NR["ioprio_get"], IOPRIO_WHO_PROCESS, tid)
+
+
+def set_io_priority_of(tid: int, value: int) -> None:
+    """Change a task's I/O scheduling class and priority, as `io_priority_of` gives them."""
+    syscall(f"ioprio_set({tid}, {value:#x})", NR["ioprio_set"], IOPRIO_WHO_PROCESS, tid, value)
