@@ -114,15 +114,15 @@ def test_xz_output_is_bit_identical(wherry: Wherry, scratch: Path) -> None:
 
 
 def _write_mixed(path: Path, size_mb: int) -> None:
-    """Text that compresses and bytes that do not, turn by turn; a quarter of it is new.
+    """Text that compresses and bytes that do not, turn by turn; a part of it is new.
 
-    The rest repeats what came at most 50 MB before, so that the compressor's dictionary is in use
+    The rest repeats what came 30 MB before, so that the compressor's dictionary is in use
     over its whole length without taking minutes for every run.
     """
     dice = random.Random(1)
     words = [dice.randbytes(dice.randint(2, 9)).hex().encode() for _ in range(4000)]
     new = []
-    for number in range(min(50, size_mb)):
+    for number in range(min(30, size_mb)):
         text = b" ".join(dice.choices(words, k=120_000))[:1_000_000]
         new.append(dice.randbytes(1_000_000) if number % 2 else text)
     with path.open("wb") as file:
