@@ -101,7 +101,8 @@ def test_a_disk_that_fills_up_on_the_way(lab: Lab, image: Path) -> None:
         call = lab.popen(
             "a", "wherry", "ship", "--bwlimit", "1M", image, f"b:{small}/", stderr=-1, stdout=-1
         )
-        wait_until(lambda: lab.pids("b", "wherry receive"))
+        # Only now: before the first bytes have arrived, the full disk would be refused up front.
+        wait_until(lambda: _used_blocks(lab, small) > 0)
         filler = lab.run("b", "dd", "if=/dev/zero", f"of={small}/filler", "bs=64k", check=False)
         assert filler.returncode != 0
         _, said = call.communicate(timeout=60)
@@ -110,6 +111,11 @@ def test_a_disk_that_fills_up_on_the_way(lab: Lab, image: Path) -> None:
         assert lab.run("b", "ls", "-A", small).stdout == "filler\n"
     finally:
         lab.run("b", "umount", small)
+
+
+def _used_blocks(lab: Lab, directory: Path) -> int:
+    total, free = lab.run("b", "stat", "-f", "-c", "%b %f", directory).stdout.split()
+    return int(total) - int(free)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "grow", "foreign"])
