@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,7 @@ from runtime.status import Status, require_status
 from runtime.worker import run_in_worker
 
 if TYPE_CHECKING:
-    from formats.statefile import ImageWriter
+    from formats.statefile import ImageWriter, StateFile
     from runtime.container import Container
 
 
@@ -83,7 +85,8 @@ def _save(
                 # Nothing is killed before its image can be read and is on the disk; and when it is,
                 # the program must not go on, or it would do things that the image knows not of.
                 progress("verify", 0, 0)
-                verify_file(f"/proc/self/fd/{file.fileno()}")
+                with _syncing(file):
+                    verify_file(f"/proc/self/fd/{file.fileno()}")
                 progress("sync", 0, 0)
                 file.commit()
                 container.cgroups.kill_all()
@@ -95,6 +98,32 @@ def _save(
         "image": str(path),
         "image_bytes": path.stat().st_size,
     }
+
+
+@contextlib.contextmanager
+def _syncing(file: StateFile) -> Iterator[None]:
+    """Write a file's bytes to the disk while the block runs, for the disk is slow.
+
+    Raises:
+        OSError: The disk would not take them. The kernel tells of that only once, so it must not
+            get lost here.
+    """
+    failures: list[OSError] = []
+
+    def sync() -> None:
+        try:
+            os.fdatasync(file.fileno())
+        except OSError as exc:
+            failures.append(exc)
+
+    thread = threading.Thread(target=sync, name="sync")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+    if failures:
+        raise failures[0]
 
 
 @contextlib.contextmanager
