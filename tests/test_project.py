@@ -124,8 +124,12 @@ def test_documents_name_only_what_exists(name: str) -> None:
     assert text.strip(), f"{name} is empty"
     for script in re.findall(r"\bscripts/([a-z_]+)\b", text):
         assert (ROOT / "scripts" / script).exists(), f"{name} names scripts/{script}"
-    # Commands stand in code: `wherry run` or a line of a block.
-    for verb in re.findall(r"(?:`|^ *\$? *)wherry (?:--\w+(?:[ =]\S+)? )*([a-z]+)", text, re.M):
+    blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
+    calls = re.findall(r"^ *wherry .*", blocks, re.MULTILINE) + re.findall(
+        r"`(wherry [^`]+)`", text
+    )
+    for call in calls:
+        verb = re.sub(r"^ *wherry (?:--\w+(?:[ =]\S+)? )*", "", call).split()[0]
         assert verb in COMMANDS, f"{name} names the command wherry {verb}"
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
         if "://" not in target:
