@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from _lab.cgroups import (
+from .cgroups import (
     cgroup_pids,
     make_cgroups,
     remove_cgroups,
     thaw_cgroups,
 )
-from _lab.files import write_host_files, write_keys
-from _lab.names import (
+from .files import write_host_files, write_keys
+from .names import (
     ADDRESSES,
     BASE,
     HOSTS,

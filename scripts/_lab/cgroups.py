@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from _lab.names import run, wait_until
+from .names import run, wait_until
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from _lab.names import ADDRESSES, HOSTS, Lab, run
+from .names import ADDRESSES, HOSTS, Lab, run
 
 
 def write_keys(lab: Lab) -> None:

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from _lab.cgroups import cgroup_mounts, enter_cgroups, mount_cgroups
-from _lab.names import SCRIPT, Lab, run, start_time
+from .cgroups import cgroup_mounts, enter_cgroups, mount_cgroups
+from .names import SCRIPT, Lab, run, start_time
 
 
 def enter_host(lab: Lab, host: str, ready: int) -> NoReturn:
