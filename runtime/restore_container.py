@@ -201,6 +201,9 @@ def _without_place(saved: dict[str, Any]) -> dict[str, Any]:
     linux = spec.get("linux") or {}
     # The saved container may well run beside the new one.
     linux.pop("cgroupsPath", None)
+    # Hooks are programs that run on this host: only a bundle of this host may name them.
+    if spec.pop("hooks", None):
+        log.warning("the image's hooks are not run here; give a --bundle that names them")
     refusals = [
         Refusal(
             "spec-namespaces",

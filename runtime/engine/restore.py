@@ -9,6 +9,7 @@ ptrace until `Restore.release`; should the restorer die before, the kernel kills
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from runtime.engine import restore_threads
 from runtime.engine.api import Freezer, Init, Progress, RestoreReport, no_progress
 from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
+from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.host_facts import clock_shift, compare_hosts
 from runtime.engine.install_files import close_channel, install_descriptors, open_for_mapping
@@ -40,6 +42,7 @@ from runtime.engine.restore_threads import RestoredProcess
 from runtime.engine.restore_tree import ProcessTree, end_task
 from runtime.engine.trees import TreeRestore, write_runs
 from runtime.errors import RefusedError, RestoreError
+from runtime.kernel.mountinfo import read_mounts
 
 log = logging.getLogger(__name__)
 
@@ -131,7 +134,29 @@ class Restore:
                 f"{self._cid}: the image carries an overlay, the new container has none",
                 reason="overlay-missing",
             )
-        self._fill(TreeRestore(upper, self._inodes(tree)))
+        top = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._fill(TreeRestore(top, self._inodes(tree)))
+
+    @staticmethod
+    def _open_tmpfs(pid: int, tree: Tree) -> int:
+        """The mount point of a tmpfs, which the new sandbox must have at the same place."""
+        try:
+            top = open_inside(f"/proc/{pid}/root", tree.path, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as exc:
+            raise RestoreError(
+                f"{tree.path}: {os.strerror(exc.errno or 0)}, and the image carries files of a "
+                "tmpfs there",
+                reason="tmpfs-missing",
+            ) from exc
+        device = os.fstat(top).st_dev
+        tmpfs = {m.device for m in read_mounts(pid) if m.fstype == "tmpfs"}
+        if device not in tmpfs:
+            os.close(top)
+            raise RestoreError(
+                f"{tree.path}: is no tmpfs, and the image carries files of one",
+                reason="tmpfs-missing",
+            )
+        return top
 
     def _inodes(self, tree: Tree) -> list[Inode]:
         return [inode for inode in self._all(Inode) if inode.tree_id == tree.tree_id]
@@ -199,10 +224,9 @@ class Restore:
         stub = adopt_init(init.pid, init.go, hole)
         tree = ProcessTree(records, stub)
         tree.build()
-        for kind in self._all(Tree):
-            if kind.kind == "tmpfs":
-                root = f"/proc/{init.pid}/root"
-                self._fill(TreeRestore(root + kind.path, self._inodes(kind)))
+        for held in self._all(Tree):
+            if held.kind == "tmpfs":
+                self._fill(TreeRestore(self._open_tmpfs(init.pid, held), self._inodes(held)))
         living = [record for record in records if not record.zombie]
         self._processes = [
             restore_threads.make_threads(record, tree.tasks[record.pid]) for record in living

@@ -126,14 +126,18 @@ def write_tree(writer: ImageWriter, dump: TreeDump) -> int:
 
 
 class TreeRestore:
-    """Puts one tree back below *top*.
+    """Puts one tree back.
 
     Every path is looked up step by step from the top without following links, so an image cannot
     write anywhere else.
+
+    Args:
+        top: A descriptor for the directory, which is closed at the end.
+        inodes: What to put there, directories before what they hold.
     """
 
-    def __init__(self, top: str, inodes: list[Inode]) -> None:
-        self._top = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def __init__(self, top: int, inodes: list[Inode]) -> None:
+        self._top = top
         self._inodes = inodes
         self._by_object = {inode.object_id: inode for inode in inodes if inode.object_id}
         self._open: tuple[int, int] | None = None  # the file being filled: object id, descriptor

@@ -10,6 +10,7 @@ import termios
 
 from formats.records.files import Inotify, InotifyWatch
 from runtime.engine.files.kind import Kind, Look
+from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.errors import RestoreError
@@ -58,7 +59,12 @@ class Inotifies(Kind):
         fd = inotify_init()
         for watch in record.watches:
             fcntl.ioctl(fd, INOTIFY_IOC_SETNEXTWD, watch.wd)
-            got = inotify_add_watch(fd, files.root + watch.path, watch.mask & ~IN_IGNORED)
+            # The path is the image's word: it must not lead out of the container.
+            place = open_inside(files.root, watch.path, os.O_PATH | os.O_NOFOLLOW)
+            try:
+                got = inotify_add_watch(fd, f"/proc/self/fd/{place}", watch.mask & ~IN_IGNORED)
+            finally:
+                os.close(place)
             if got != watch.wd:
                 raise RestoreError(f"inotify watch {watch.wd} of {watch.path} came back as {got}")
         return fd
