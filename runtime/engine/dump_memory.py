@@ -73,14 +73,18 @@ def _private_runs(pid: int, space: AddressSpace) -> Iterator[tuple[int, int, boo
     ]
     if not private:
         return
-    index = 0
+    index, written = 0, 0
     for start, end in pagemap.for_each_run(pid, private[0][0], private[-1][1]):
         while index < len(private) and private[index][1] <= start:
             index += 1
         for low, high, readable in private[index:]:
             if low >= end:
                 break
-            yield max(low, start), min(high, end), readable
+            # Whatever the kernel repeats is stored once.
+            first, last = max(low, start, written), min(high, end)
+            if first < last:
+                yield first, last, readable
+                written = last
 
 
 def _windows(runs: Iterator[tuple[int, int, bool]]) -> Iterator[tuple[int, list[Run], bool]]:

@@ -5,11 +5,14 @@ smaps rather than maps, because only ``VmFlags`` tells growth direction, locking
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.kernel.escapes import unescape
+
+log = logging.getLogger(__name__)
 
 _ENTRY = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
@@ -63,8 +66,14 @@ def mappings(pid: int) -> list[Mapping]:
     Source: man 5 proc_pid_smaps.
     """
     text = Path(f"/proc/{pid}/smaps").read_bytes()
-    found = []
+    found: list[Mapping] = []
     for match in _ENTRY.finditer(text):
+        if found and int(match[1], 16) < found[-1].end:
+            # The file is read a piece at a time, and a piece may begin with the mapping that ended
+            # the one before (seen on Linux 6.18 with a stack just after exec). Mappings are
+            # disjoint and ascending, so what begins below the last one's end is a repetition.
+            log.debug("pid %d: %s again after %s", pid, match[0][:90], found[-1])
+            continue
         read, write, execute = match[3] == b"r", match[4] == b"w", match[5] == b"x"
         found.append(
             Mapping(
