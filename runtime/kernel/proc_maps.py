@@ -69,9 +69,9 @@ def mappings(pid: int) -> list[Mapping]:
     found: list[Mapping] = []
     for match in _ENTRY.finditer(text):
         if found and int(match[1], 16) < found[-1].end:
-            # The file is read a piece at a time, and a piece may begin with the mapping that ended
-            # the one before (seen on Linux 6.18 with a stack just after exec). Mappings are
-            # disjoint and ascending, so what begins below the last one's end is a repetition.
+            # The file is read a piece at a time, and the kernel finds its place again by address.
+            # Mappings are disjoint and ascending: what begins below the last one's end can only
+            # be a repetition.
             log.debug("pid %d: %s again after %s", pid, match[0][:90], found[-1])
             continue
         read, write, execute = match[3] == b"r", match[4] == b"w", match[5] == b"x"
