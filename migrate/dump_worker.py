@@ -30,7 +30,7 @@ from typing import Any
 from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
 from runtime.container import Container
-from runtime.engine.api import Progress
+from runtime.engine.api import CheckpointOptions, Progress
 from runtime.error_report import error_from_json, error_to_json
 from runtime.errors import ContainerError
 from runtime.interrupt import Interrupted, raise_on_signals
@@ -51,7 +51,7 @@ class DumpWorker:
     given away.
     """
 
-    def __init__(self, container: Container) -> None:
+    def __init__(self, container: Container, options: CheckpointOptions) -> None:
         """Fork it; call this before any thread exists."""
         ours, theirs = (LineSocket(end) for end in socket.socketpair())
         self._data, data_in = os.pipe2(os.O_CLOEXEC)
@@ -65,7 +65,7 @@ class DumpWorker:
             try:
                 ours.close()
                 os.close(self._data)
-                _live(container, theirs, data_in, command)
+                _live(container, theirs, data_in, command, options)
             finally:
                 os._exit(1)
         gc.unfreeze()
@@ -156,7 +156,9 @@ class DumpWorker:
 # In the worker
 
 
-def _live(container: Container, line: LineSocket, data: int, command: int) -> None:
+def _live(
+    container: Container, line: LineSocket, data: int, command: int, options: CheckpointOptions
+) -> None:
     """The worker's whole life."""
     os.setsid()
     raise_on_signals(signal.SIGTERM, signal.SIGHUP)
@@ -167,7 +169,7 @@ def _live(container: Container, line: LineSocket, data: int, command: int) -> No
         if os.getppid() != command:
             raise Interrupted(signal.SIGTERM)  # the command died before we asked to be told
         if line.receive() is not None:
-            _dump_and_hold(container, line, data)
+            _dump_and_hold(container, line, data, options)
         status = 0
     except Interrupted as exc:
         status = 128 + exc.signum
@@ -180,14 +182,16 @@ def _live(container: Container, line: LineSocket, data: int, command: int) -> No
         os._exit(status)
 
 
-def _dump_and_hold(container: Container, line: LineSocket, data: int) -> None:
+def _dump_and_hold(
+    container: Container, line: LineSocket, data: int, options: CheckpointOptions
+) -> None:
     container.reload()
     with freeze_lease(container.directory):
         began_ns = time.monotonic_ns()
         try:
             _freeze(container)
             freeze_ns = time.monotonic_ns() - began_ns
-            report = _dump(container, line, data)
+            report = _dump(container, line, data, options)
             report["freeze_ns"] += freeze_ns
             line.send({"dumped": {**report, "began_ns": began_ns}})
             line.receive()  # until the command says so, or is gone
@@ -213,11 +217,13 @@ def _freeze(container: Container) -> None:
             time.sleep(0.01)
 
 
-def _dump(container: Container, line: LineSocket, data: int) -> dict[str, Any]:
+def _dump(
+    container: Container, line: LineSocket, data: int, options: CheckpointOptions
+) -> dict[str, Any]:
     with (
         os.fdopen(data, "wb", buffering=0) as sink,
         ImageWriter(sink) as writer,
-        dumping(container, writer, _reporter(line)) as report,
+        dumping(container, writer, _reporter(line), options) as report,
     ):
         pass  # the image is complete, and the container is still frozen when the block is left
     return dataclasses.asdict(report)

@@ -45,7 +45,7 @@ from migrate.rate_limit import RateLimit
 from migrate.remote import Conversation, Route, talk_to
 from runtime.checkpoint_container import require_checkpoint
 from runtime.container import Container
-from runtime.engine.api import Progress, no_progress
+from runtime.engine.api import CheckpointOptions, Progress, no_progress
 from runtime.errors import RefusedError
 from runtime.ids import validate_id
 from runtime.status import Status, require_status
@@ -104,6 +104,7 @@ def migrate(
     retry_for_s: float = RETRY_FOR_S,
     progress: Progress = no_progress,
     ask: Ask | None = None,
+    options: CheckpointOptions | None = None,
 ) -> MigrateReport:
     """Move a running container to another host.
 
@@ -116,6 +117,7 @@ def migrate(
             handover.
         progress: Called while it works.
         ask: For passphrases and passwords.
+        options: What may be saved although the program, or a peer outside, may notice.
 
     Raises:
         RefusedError: It cannot be moved, and every reason why; nothing was touched.
@@ -127,7 +129,10 @@ def migrate(
     _require_movable(container)
     report = MigrateReport(rename or container.id, str(route.destination))
     # The worker is forked first, while this process has no threads.
-    with DumpWorker(container) as worker, talk_to(route, ask) as far:
+    with (
+        DumpWorker(container, options or CheckpointOptions()) as worker,
+        talk_to(route, ask) as far,
+    ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
         _offer(far, container, intent)
         handover = _Handover(container, intent, far, worker, report, ask)

@@ -16,7 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runtime import sandbox_group
-from runtime.engine.api import DumpReport, DumpTarget, Progress, StdioIdentity
+from runtime.engine.api import (
+    CheckpointOptions,
+    DumpReport,
+    DumpTarget,
+    Progress,
+    StdioIdentity,
+)
 from runtime.errors import RefusedError
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.status import Status, require_status
@@ -28,7 +34,12 @@ if TYPE_CHECKING:
 
 
 def checkpoint(
-    container: Container, path: Path, *, leave_running: bool, progress: Progress
+    container: Container,
+    path: Path,
+    *,
+    leave_running: bool,
+    progress: Progress,
+    options: CheckpointOptions | None = None,
 ) -> dict[str, Any]:
     """Save a container to a state file.
 
@@ -37,6 +48,7 @@ def checkpoint(
         path: Where the file appears once it is complete.
         leave_running: Let the container go on (or stay paused) afterwards; else it is stopped.
         progress: Called while it works.
+        options: What may be saved although the program, or a peer outside, may notice.
 
     Returns:
         A report: what engine.api.DumpReport says, and the image's sizes.
@@ -50,8 +62,10 @@ def checkpoint(
     with container.operation() as status:
         require_checkpoint(container, status)
 
+        allow = options or CheckpointOptions()
+
         def save(report_progress: Progress) -> dict[str, Any]:
-            return _save(container, path, leave_running, report_progress)
+            return _save(container, path, leave_running, report_progress, allow)
 
         report = run_in_worker(save, progress)
         if not leave_running:
@@ -75,12 +89,16 @@ def require_checkpoint(container: Container, status: Status) -> None:
 
 
 def _save(
-    container: Container, path: Path, leave_running: bool, progress: Progress
+    container: Container,
+    path: Path,
+    leave_running: bool,
+    progress: Progress,
+    options: CheckpointOptions,
 ) -> dict[str, Any]:
     from formats.statefile import ImageWriter, StateFile, verify_file
 
     with StateFile(path) as file:
-        with ImageWriter(file) as writer, dumping(container, writer, progress) as report:
+        with ImageWriter(file) as writer, dumping(container, writer, progress, options) as report:
             if not leave_running:
                 # Nothing is killed before its image can be read and is on the disk; and when it is,
                 # the program must not go on, or it would do things that the image knows not of.
@@ -127,7 +145,9 @@ def _syncing(file: StateFile) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def dumping(container: Container, writer: ImageWriter, progress: Progress) -> Iterator[DumpReport]:
+def dumping(
+    container: Container, writer: ImageWriter, progress: Progress, options: CheckpointOptions
+) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
     The caller holds the operation lock and runs in a process that nobody kills lightly. On the
@@ -138,11 +158,12 @@ def dumping(container: Container, writer: ImageWriter, progress: Progress) -> It
     """
     from runtime.engine.dump import dumped
 
-    with freeze_lease(container.directory), dumped(dump_target(container), writer, progress) as r:
-        yield r
+    target = dump_target(container, options)
+    with freeze_lease(container.directory), dumped(target, writer, progress) as report:
+        yield report
 
 
-def dump_target(container: Container) -> DumpTarget:
+def dump_target(container: Container, options: CheckpointOptions | None = None) -> DumpTarget:
     """The container as the engine sees it."""
     metadata = container.metadata
     assert metadata.init is not None
@@ -162,6 +183,7 @@ def dump_target(container: Container) -> DumpTarget:
         mounts=None
         if metadata.mounts is None
         else [(point, fstype) for point, fstype in metadata.mounts],
+        options=options or CheckpointOptions(),
     )
 
 

@@ -24,6 +24,7 @@ from runtime.status import Status, require_status
 
 if TYPE_CHECKING:
     from runtime.creation import CreateRequest
+    from runtime.engine.api import CheckpointOptions
     from runtime.exec_session import ExecHandle, ExecRequest
     from runtime.processes import ProcessLine
     from runtime.sandbox.cgroups import Cgroups
@@ -312,16 +313,26 @@ class Container:
                 metadata.spec = raw
 
     def checkpoint(
-        self, path: Path, *, leave_running: bool = False, progress: Progress | None = None
+        self,
+        path: Path,
+        *,
+        leave_running: bool = False,
+        progress: Progress | None = None,
+        options: CheckpointOptions | None = None,
     ) -> dict[str, Any]:
         """Save the program to a state file; then it stops, unless *leave_running* is set.
 
         Returns and errors: see checkpoint_container.checkpoint.
         """
         from runtime.checkpoint_container import checkpoint
+        from runtime.engine.api import no_progress
 
         return checkpoint(
-            self, path, leave_running=leave_running, progress=progress or (lambda *_: None)
+            self,
+            path,
+            leave_running=leave_running,
+            progress=progress or no_progress,
+            options=options,
         )
 
     def wait(self) -> int:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from formats.errors import Refusal
 from formats.statefile import ImageReader, open_image
 from runtime import spec_diff
-from runtime.engine.api import Progress, no_progress
+from runtime.engine.api import Progress, RestoreOptions, no_progress
 from runtime.engine.restore import Restore
 from runtime.errors import RefusedError
 from runtime.sandbox.restore_stub import RestoreStub
@@ -139,7 +139,9 @@ class RestorePlan:
         return init
 
 
-def plan_restore(path: Path, bundle: Path | None, cid: str) -> RestorePlan:
+def plan_restore(
+    path: Path, bundle: Path | None, cid: str, options: RestoreOptions | None = None
+) -> RestorePlan:
     """Open a state file and judge whether it can be restored here.
 
     Args:
@@ -147,6 +149,7 @@ def plan_restore(path: Path, bundle: Path | None, cid: str) -> RestorePlan:
         bundle: The new container's bundle; None takes the one that the image names, with the
             configuration from the image.
         cid: The new container's id, for messages.
+        options: What the caller gives or allows.
 
     Raises:
         ImageError: The file is no image, damaged, or of a newer version.
@@ -160,7 +163,9 @@ def plan_restore(path: Path, bundle: Path | None, cid: str) -> RestorePlan:
         spec = load_spec(bundle).raw
     source = open_image(path)
     try:
-        return plan_from_source(source, bundle, spec=spec, name=cid, image=str(path))
+        return plan_from_source(
+            source, bundle, spec=spec, name=cid, image=str(path), options=options
+        )
     except BaseException:
         source.close()
         raise
@@ -173,6 +178,7 @@ def plan_from_source(
     spec: dict[str, Any] | None,
     name: str,
     image: str = "",
+    options: RestoreOptions | None = None,
 ) -> RestorePlan:
     """Judge an image that comes from anywhere, also from a pipe, at its start.
 
@@ -182,11 +188,12 @@ def plan_from_source(
         spec: The configuration of *bundle*; None takes the image's.
         name: The new container's id, for messages.
         image: Where the image lies, for the container's record.
+        options: What the caller gives or allows.
 
     Raises:
         ImageError, RefusedError: As plan_restore.
     """
-    restore = Restore(ImageReader(source), name)
+    restore = Restore(ImageReader(source), name, options or RestoreOptions())
     restore.check_host()
     return RestorePlan(restore, source, bundle=bundle, spec=spec, name=name, path=image)
 

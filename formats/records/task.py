@@ -224,6 +224,7 @@ class Process:
         posix_timers: By id.
         threads: The leader first.
         descriptors: By number; empty when the table is shared with an earlier process.
+        namespaces: Ids of the namespaces that are not the init's.
     """
 
     pid: int
@@ -253,3 +254,4 @@ class Process:
     posix_timers: tuple[PosixTimer, ...] = field(default=())
     threads: tuple[Thread, ...] = field(default=())
     descriptors: tuple[Descriptor, ...] = field(default=())
+    namespaces: tuple[int, ...] = field(default=())

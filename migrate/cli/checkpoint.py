@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from migrate.cli.engine_options import checkpoint_options
 from migrate.cli.late_progress import late_progress
 from migrate.cli.options import Settings, pass_settings, print_json
+
+if TYPE_CHECKING:
+    from runtime.engine.api import CheckpointOptions
 
 log = logging.getLogger(__name__)
 
@@ -21,11 +26,17 @@ log = logging.getLogger(__name__)
     help="The state file to write; it appears when it is complete.",
 )
 @click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
+@checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
 @click.argument("cid", metavar="ID")
 @pass_settings
 def command(
-    settings: Settings, cid: str, image_path: Path, leave_running: bool, as_json: bool
+    settings: Settings,
+    cid: str,
+    image_path: Path,
+    leave_running: bool,
+    allow: CheckpointOptions,
+    as_json: bool,
 ) -> None:
     """Save a running or paused container to a state file.
 
@@ -35,7 +46,7 @@ def command(
     container = settings.load(cid)
     with late_progress("checkpoint", quiet=as_json) as progress:
         report = container.checkpoint(
-            image_path.absolute(), leave_running=leave_running, progress=progress
+            image_path.absolute(), leave_running=leave_running, progress=progress, options=allow
         )
     for warning in report["warnings"]:
         log.warning("%s: %s", cid, warning)

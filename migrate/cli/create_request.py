@@ -17,6 +17,7 @@ from runtime.errors import ContainerError
 
 if TYPE_CHECKING:
     from runtime.creation import CreateRequest
+    from runtime.engine.api import RestoreOptions
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,6 +35,7 @@ class CreateOptions:
     overlay: bool
     restore: Path | None
     no_monitor: bool
+    give: RestoreOptions | None = None
 
 
 _OPTIONS = (
@@ -111,7 +113,7 @@ def request_from(
     if options.restore is not None:
         from runtime.restore_container import plan_restore
 
-        plan = plan_restore(options.restore, options.bundle, cid)
+        plan = plan_restore(options.restore, options.bundle, cid, options.give)
         spec, bundle = plan.spec, plan.bundle
     else:
         from runtime.spec import load_spec

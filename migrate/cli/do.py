@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 @click.option("--network", type=click.Choice(["none", "host"]), default="none", show_default=True)
 @click.option("--cwd", help="Working directory. [default: the current one]")
 @click.option("--env", "-e", multiple=True, help="KEY=VALUE, on top of our own environment.")
+@click.option(
+    "--cap-add",
+    metavar="NAME",
+    multiple=True,
+    help="A capability beyond the usual ones, for instance SYS_ADMIN; ALL for all that we have.",
+)
+@click.option(
+    "--privileged", is_flag=True, help="All capabilities, all devices, nothing of /proc hidden."
+)
 @click.option("--tty/--no-tty", "-t/-T", default=None, help="A terminal inside or none.")
 @click.argument("args", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_settings
@@ -66,8 +75,26 @@ def command(
         terminal=tty,
         hide=[settings.root],
         host_network=options["network"] == "host",
+        capabilities=_capabilities([*options["cap_add"], *["ALL"] * options["privileged"]]),
+        privileged=options["privileged"],
     )
     return _run(settings.root, cid, spec, detach=detach, keep=keep)
+
+
+def _capabilities(names: list[str]) -> list[str]:
+    """Capabilities by the names that people write, with or without ``CAP_``."""
+    from runtime.kernel.capabilities import CAPABILITY_NUMBERS, get_capabilities, names_of
+
+    found: set[str] = set()
+    for name in names:
+        if name.upper() == "ALL":
+            found.update(names_of(get_capabilities().permitted))
+            continue
+        full = f"CAP_{name.upper().removeprefix('CAP_')}"
+        if full not in CAPABILITY_NUMBERS:
+            raise click.BadParameter(f"{name} is no capability", param_hint="--cap-add")
+        found.add(full)
+    return sorted(found)
 
 
 def _run(root: Path, cid: str, spec: dict[str, Any], *, detach: bool, keep: bool) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from migrate.cli.engine_options import checkpoint_options
 from migrate.cli.human import human_bytes, human_time
 from migrate.cli.options import Settings, pass_settings, print_json
 from migrate.cli.progress import progress_display
@@ -21,6 +22,7 @@ from migrate.remote import Route
 if TYPE_CHECKING:
     from migrate.stopcopy import MigrateReport
     from runtime.container import Container
+    from runtime.engine.api import CheckpointOptions
 
 _MEANING = {
     Phase.UNKNOWN: "has nothing of it",
@@ -48,6 +50,7 @@ _MEANING = {
 @click.option("--status", is_flag=True, help="Tell how an interrupted migration stands.")
 @click.option("--resume", is_flag=True, help="Finish an interrupted migration.")
 @click.option("--abort", is_flag=True, help="Take an interrupted migration back if it can be.")
+@checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
 @ssh_options
 @pass_settings
@@ -62,6 +65,7 @@ def command(
     status: bool,
     resume: bool,
     abort: bool,
+    allow: CheckpointOptions,
     as_json: bool,
     route_to: Callable[[Destination], Route],
 ) -> None:
@@ -89,7 +93,7 @@ def command(
             f" {target}",
             reason="bad-destination",
         )
-    _migrate(container, route_to(target), rename, bwlimit, retry_for, as_json)
+    _migrate(container, route_to(target), rename, bwlimit, retry_for, allow, as_json)
 
 
 def _migrate(
@@ -98,6 +102,7 @@ def _migrate(
     rename: str | None,
     bwlimit: str | None,
     retry_for_s: float,
+    allow: CheckpointOptions,
     as_json: bool,
 ) -> None:
     from migrate.stopcopy import migrate
@@ -112,6 +117,7 @@ def _migrate(
             retry_for_s=retry_for_s,
             progress=progress,
             ask=ask_person,
+            options=allow,
         )
     for warning in report.warnings:
         click.echo(f"wherry: warning: {warning}", err=True)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from migrate.cli.create_request import CreateOptions
+from migrate.cli.engine_options import restore_options
 from migrate.cli.options import Settings, pass_settings
+
+if TYPE_CHECKING:
+    from runtime.engine.api import RestoreOptions
 
 
 @click.command("restore")
@@ -27,6 +32,7 @@ from migrate.cli.options import Settings, pass_settings
 @click.option("--keep", is_flag=True, help="Do not delete the container at its end.")
 @click.option("--pid-file", type=click.Path(path_type=Path), help="Write the init's pid here.")
 @click.option("--console-socket", type=click.Path(path_type=Path), help="Receives the terminal.")
+@restore_options
 @click.argument("cid", metavar="NEW-ID")
 @pass_settings
 def command(
@@ -38,6 +44,7 @@ def command(
     keep: bool,
     pid_file: Path | None,
     console_socket: Path | None,
+    give: RestoreOptions,
 ) -> int:
     """Create a container from a state file, and let its program go on."""
     from migrate.cli.running import run_detached, run_in_foreground
@@ -52,6 +59,7 @@ def command(
         overlay=False,
         restore=image_path.absolute(),
         no_monitor=False,
+        give=give,
     )
     if detach:
         return run_detached(settings.root, cid, options)

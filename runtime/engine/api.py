@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,6 +46,49 @@ class StdioIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class CheckpointOptions:
+    """What a caller allows although the program may notice it; named as in runc and CRIU.
+
+    Attributes:
+        tcp_established: Save TCP connections to peers outside of the container.
+        tcp_close: Such connections come back closed.
+        tcp_skip_in_flight: Leave out connections from outside that are not yet accepted.
+        ext_unix_sk: Save UNIX sockets whose peer is outside.
+        file_locks: Save locks on files that programs outside can lock too.
+        link_remap: Give a removed file that still has another name a temporary one.
+        shell_job: Save terminals that came from outside; a restore gives its own instead.
+        external: Things outside that a restore gives anew: ``file[MNT:INODE]``, ``unix[INODE]``,
+            ``pipe[INODE]``, ``tty[RDEV:DEV]``, ``mnt[PATH]:KEY``.
+    """
+
+    tcp_established: bool = False
+    tcp_close: bool = False
+    tcp_skip_in_flight: bool = False
+    ext_unix_sk: bool = False
+    file_locks: bool = False
+    link_remap: bool = False
+    shell_job: bool = False
+    external: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreOptions:
+    """What a caller gives or allows at a restore.
+
+    Attributes:
+        tcp_close: TCP connections to peers outside come back closed.
+        shell_job: Terminals that came from outside become our standard streams' terminal.
+        inherit_fds: Descriptors of ours that stand for external things, by their key.
+        external: Files or directories of this host that stand for external mounts, by key.
+    """
+
+    tcp_close: bool = False
+    shell_job: bool = False
+    inherit_fds: Mapping[str, int] = field(default_factory=dict)
+    external: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class DumpTarget:
     """A container, as the engine sees it.
 
@@ -58,6 +101,7 @@ class DumpTarget:
         stdio: Identities of descriptors 0 to 2 as the container was given them; None for none.
         metadata: Stored in the image for the runtime's own use.
         mounts: (point, type) of the mounts when the container was created; None if not known.
+        options: What the caller allows.
     """
 
     container_id: str
@@ -68,6 +112,7 @@ class DumpTarget:
     stdio: Sequence[StdioIdentity | None]
     metadata: dict[str, Any] = field(default_factory=dict)
     mounts: Sequence[tuple[str, str]] | None = None
+    options: CheckpointOptions = field(default_factory=CheckpointOptions)
 
 
 @dataclass(slots=True)

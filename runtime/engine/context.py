@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from formats.errors import Refusal
 from runtime.engine.api import DumpTarget
 from runtime.engine.freeze import Frozen
+
+if TYPE_CHECKING:
+    from runtime.engine.sandbox.kind import Scope
 
 
 @dataclass(slots=True)
@@ -19,6 +23,7 @@ class DumpContext:
         ns_pids: Host pid to container pid, threads included.
         refusals: What cannot be saved; a dump that finds any goes no further.
         unreported_stops: Stopped processes (our pids) whose parent has not waited for the stop yet.
+        scopes: The namespaces of its processes, by kind and inode.
         warnings: What is saved with a difference that the program might see.
     """
 
@@ -29,6 +34,7 @@ class DumpContext:
     refusals: list[Refusal] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unreported_stops: set[int] = field(default_factory=set)
+    scopes: dict[tuple[str, int], Scope] = field(default_factory=dict)
     _last_id: int = 0
 
     def new_id(self) -> int:

@@ -14,9 +14,11 @@ import os
 import time
 from collections.abc import Iterator
 
+from formats.records.codec import Record
 from formats.records.files import DeletedFile
 from formats.records.image import Image
 from formats.records.memory import AddressSpace
+from formats.records.sandbox import Namespace
 from formats.records.task import Process, ResourceLimit
 from formats.statefile import ImageWriter
 from runtime.engine import dump_memory
@@ -34,6 +36,8 @@ from runtime.engine.files.table import FileTable, open_again
 from runtime.engine.freeze import Frozen, frozen
 from runtime.engine.host_facts import describe_host
 from runtime.engine.mappings import dump_address_space
+from runtime.engine.sandbox.kind import load_sandbox_kinds
+from runtime.engine.scopes import collect_scopes, nested_in
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import kcmp, proc_maps, proc_task
@@ -57,6 +61,7 @@ def dumped(
     """
     report = DumpReport()
     load_kinds()  # now, for the container waits for every import later
+    load_sandbox_kinds()
     began = time.monotonic_ns()
     progress("freeze", 0, 0)
     with frozen(target.cgroups, target.container_id) as state:
@@ -99,6 +104,7 @@ class _Dump:
         self.spaces: list[tuple[int, AddressSpace]] = []
         self.processes: list[Process] = []
         self.trees: list[TreeDump] = []
+        self.records: list[Record] = []  # of namespaces and what they hold
 
     def close(self) -> None:
         """Close the descriptors that looking has opened."""
@@ -111,13 +117,15 @@ class _Dump:
         tree = collect_tree(self.context)
         self.host = describe_host(self.target.init_pid, 0)
         check_sandbox(self.context)
+        living = [process for process in tree if not process.zombie]
+        self.context.scopes = collect_scopes(self.context, [process.pid for process in living])
         for process in tree:
             check_process(self.context, process)
         self._raise_refusals()
-        living = [process for process in tree if not process.zombie]
         for process in living:
             process.mappings = proc_maps.mappings(process.pid)
             dump_process(self.context, process)
+        self._collect_sandbox()
         files_ids = self._descriptor_tables(living)
         self.files.collect([p.pid for p in living if files_ids[p.pid][1]])
         for process in tree:
@@ -133,6 +141,14 @@ class _Dump:
         self.report.warnings = self.context.warnings
         xstate = max((len(t.xstate) for p in living for t in p.threads), default=0)
         self.host = dataclasses.replace(self.host, xstate_size=xstate)
+
+    def _collect_sandbox(self) -> None:
+        for scope in self.context.scopes.values():
+            self.records.append(Namespace(scope.ns_id, scope.kind, scope.own, scope.external))
+        for kind in load_sandbox_kinds():
+            for scope in self.context.scopes.values():
+                if scope.kind == kind.namespace and not scope.external:
+                    self.records += kind.dump(self.context, self.files, scope)
 
     def _raise_refusals(self) -> None:
         if self.context.refusals:
@@ -219,6 +235,7 @@ class _Dump:
             posix_timers=answers.posix_timers,
             threads=tuple(process.threads),
             descriptors=self.files.descriptors(pid) if owns_files else (),
+            namespaces=nested_in(self.context.scopes, pid),
         )
 
     def _inside(self, pid: int) -> int:
@@ -286,6 +303,8 @@ class _Dump:
             )
         )
         writer.add_record(self.host)
+        for record in self.records:
+            writer.add_record(record)
         for tree in self.trees:
             writer.add_record(tree.tree)
             for inode in tree.inodes:
@@ -294,8 +313,8 @@ class _Dump:
             writer.add_record(deleted)
         for shared, _ in self.files.shared.values():
             writer.add_record(shared)
-        for record in self.files.records:
-            writer.add_record(record)
+        for file in self.files.records:
+            writer.add_record(file)
         for _, space in self.spaces:
             writer.add_record(space)
         for process in self.processes:

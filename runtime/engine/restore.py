@@ -20,17 +20,25 @@ from formats.records.codec import Record
 from formats.records.files import DeletedFile, Inode, Tree
 from formats.records.image import Host, Image
 from formats.records.memory import AddressSpace, SharedMemory, Vma
+from formats.records.sandbox import Namespace
 from formats.records.task import Process
 from formats.statefile import Chunk, ImageReader
 from runtime.engine import restore_threads
-from runtime.engine.api import Freezer, Init, Progress, RestoreReport, no_progress
+from runtime.engine.api import (
+    Freezer,
+    Init,
+    Progress,
+    RestoreOptions,
+    RestoreReport,
+    no_progress,
+)
 from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.host_facts import clock_shift, compare_hosts
 from runtime.engine.install_files import close_channel, install_descriptors, open_for_mapping
-from runtime.engine.new_task import NewTask, adopt_init
+from runtime.engine.new_task import adopt_init
 from runtime.engine.remote import SCRATCH_SIZE, CallFailedError
 from runtime.engine.restore_memory import (
     MemoryWriter,
@@ -39,7 +47,8 @@ from runtime.engine.restore_memory import (
     map_address_space,
 )
 from runtime.engine.restore_threads import RestoredProcess
-from runtime.engine.restore_tree import ProcessTree, end_task
+from runtime.engine.restore_tree import INIT, ProcessTree, end_task
+from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
 from runtime.engine.trees import TreeRestore, write_runs
 from runtime.errors import RefusedError, RestoreError
 from runtime.kernel.mountinfo import read_mounts
@@ -56,15 +65,19 @@ class Restore:
     Args:
         reader: The image, at its start; a file or a stream.
         container_id: Of the new container, for messages.
+        options: What the caller gives or allows.
 
     Attributes:
         image: The image's first record: configuration and metadata.
         report: What has been done so far.
     """
 
-    def __init__(self, reader: ImageReader, container_id: str) -> None:
+    def __init__(
+        self, reader: ImageReader, container_id: str, options: RestoreOptions | None = None
+    ) -> None:
         self._reader = reader
         self._cid = container_id
+        self._options = options or RestoreOptions()
         self._records: list[Record] = reader.records()
         self._chunks: Iterator[Chunk] = reader.chunks()
         self._ahead: Chunk | None = None
@@ -73,6 +86,7 @@ class Restore:
         self._host = self._one(Host)
         self._files: RestoredFiles | None = None
         self._processes: list[RestoredProcess] = []
+        self._places: list[Place] = []
         self._channel: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -224,6 +238,16 @@ class Restore:
         stub = adopt_init(init.pid, init.go, hole)
         tree = ProcessTree(records, stub)
         tree.build()
+        files = self._files = RestoredFiles(
+            self._records,
+            root=f"/proc/{stub.pid}/root",
+            stdio=stdio,
+            init=stub,
+            options=self._options,
+        )
+        self._places = list(self._find_places(tree))
+        for kind, place, held_there in self._sandbox_state():
+            kind.restore(files, place, held_there)
         for held in self._all(Tree):
             if held.kind == "tmpfs":
                 self._fill(TreeRestore(self._open_tmpfs(init.pid, held), self._inodes(held)))
@@ -231,7 +255,7 @@ class Restore:
         self._processes = [
             restore_threads.make_threads(record, tree.tasks[record.pid]) for record in living
         ]
-        files = self._open_files(stub, stdio)
+        self._open_files(files)
         for process in self._processes:
             self._map(process, files)
         self.report.tasks_ns = time.monotonic_ns() - began
@@ -240,9 +264,33 @@ class Restore:
         self.report.processes = len(records)
         self.report.tasks = sum(len(process.tasks) for process in self._processes)
 
-    def _open_files(self, stub: NewTask, stdio: Stdio) -> RestoredFiles:
-        files = RestoredFiles(self._records, root=f"/proc/{stub.pid}/root", stdio=stdio, init=stub)
-        self._files = files
+    def _find_places(self, tree: ProcessTree) -> Iterator[Place]:
+        """A task for each namespace whose state the image holds."""
+        for namespace in self._all(Namespace):
+            if namespace.external:
+                continue
+            members = (p.pid for p in self._all(Process) if namespace.ns_id in p.namespaces)
+            pid = INIT if namespace.own else next(members, None)
+            if pid not in tree.tasks:
+                raise RestoreError(
+                    f"no process is in namespace {namespace.ns_id}", reason="image-inconsistent"
+                )
+            yield Place(namespace.ns_id, namespace.kind, namespace.own, tree.tasks[pid])
+
+    def _sandbox_state(self) -> Iterator[tuple[SandboxKind, Place, list[Record]]]:
+        """Every kind of state of every namespace that the image has records of."""
+        for kind in load_sandbox_kinds():
+            for place in self._places:
+                records = [
+                    record
+                    for held in kind.records
+                    for record in self._all(held)
+                    if record.ns_id == place.ns_id
+                ]
+                if records and kind.namespace == place.kind:
+                    yield kind, place, records
+
+    def _open_files(self, files: RestoredFiles) -> None:
         for process in self._processes:
             files.tracees[process.leader.pid] = process.leader
             files.ns_pids[process.leader.pid] = process.record.pid
@@ -253,7 +301,6 @@ class Restore:
             file_id = getattr(record, "file_id", 0)
             if kind is not None and file_id in wanted:
                 files.fds[file_id] = kind.restore(files, record)
-        return files
 
     # Memory
 
@@ -327,6 +374,8 @@ class Restore:
         for process in self._processes:
             install_descriptors(process, self._channel, files)
         self._second_step(files)
+        for kind, place, held in self._sandbox_state():
+            kind.finish(files, place, held)
         for process in self._processes:
             if process.leader.pid in files.tables:
                 close_channel(process.leader)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from typing import Final
 
 from runtime.kernel.clone import (
@@ -37,6 +38,19 @@ _sethostname = libc.sethostname
 _sethostname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
 _setdomainname = libc.setdomainname
 _setdomainname.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
+
+
+class _Utsname(ctypes.Structure):
+    """struct utsname, man 2 uname."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_char * 65)
+        for name in ("sysname", "nodename", "release", "version", "machine", "domainname")
+    )
+
+
+_uname = libc.uname
+_uname.argtypes = (ctypes.POINTER(_Utsname),)
 
 
 def setns(fd: int, kinds: int) -> None:
@@ -74,6 +88,13 @@ def sethostname(name: str) -> None:
     """Set the host name of our UTS namespace; at most 64 bytes. Source: man 2 sethostname."""
     raw = name.encode()
     check(_sethostname(raw, len(raw)), f"sethostname({name!r})")
+
+
+def names() -> tuple[str, str]:
+    """Host name and domain name of our UTS namespace; the latter is "(none)" until it is set."""
+    uname = _Utsname()
+    check(_uname(ctypes.byref(uname)), "uname")
+    return os.fsdecode(uname.nodename), os.fsdecode(uname.domainname)
 
 
 def setdomainname(name: str) -> None:

@@ -6,15 +6,20 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from runtime.kernel.clone import CLONE_NEWIPC, CLONE_NEWNET
+from runtime.kernel.clone import CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUTS
 from runtime.kernel.namespaces import setns
 
-_KINDS = {"net": CLONE_NEWNET, "ipc": CLONE_NEWIPC}
+_KINDS = {
+    "net": CLONE_NEWNET,
+    "ipc": CLONE_NEWIPC,
+    "uts": CLONE_NEWUTS,
+    "cgroup": CLONE_NEWCGROUP,
+}
 
 
 @contextlib.contextmanager
 def visiting(pid: int, kind: str) -> Iterator[None]:
-    """Be in the namespace of *kind* ("net" or "ipc") of a task for a ``with`` block.
+    """Be in the namespace of *kind* ("net", "ipc", "uts", "cgroup") of a task for a ``with`` block.
 
     Raises:
         PermissionError: No CAP_SYS_ADMIN over it.

@@ -134,6 +134,8 @@ def do_spec(
     terminal: bool = False,
     hide: Sequence[Path | str] = (),
     host_network: bool = False,
+    capabilities: Sequence[str] = (),
+    privileged: bool = False,
 ) -> dict[str, Any]:
     """The configuration of ``wherry do``: the host's root below an overlay of the container's own.
 
@@ -150,6 +152,8 @@ def do_spec(
         hide: Host directories that must not be seen through the overlay; the directory that holds
             the overlay's own layers belongs here.
         host_network: Share the host's network instead of a loopback of its own.
+        capabilities: Granted beside the usual ones.
+        privileged: Hide nothing of /proc and /sys, allow every device.
     """
     spec = default_spec()
     entries = list(env)
@@ -160,13 +164,18 @@ def do_spec(
         args=list(command),
         cwd=cwd,
         env=entries,
-        capabilities=_capabilities(_DO_CAPABILITIES),
+        capabilities=_capabilities(sorted({*_DO_CAPABILITIES, *capabilities})),
         noNewPrivileges=False,
         rlimits=[],
     )
     spec["root"] = {"path": "/", "readonly": False}
     spec["hostname"] = hostname
     linux = spec["linux"]
+    if privileged:
+        linux["maskedPaths"], linux["readonlyPaths"] = [], []
+        linux["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
+        for mount in spec["mounts"]:
+            mount["options"] = [option for option in mount.get("options", ()) if option != "ro"]
     linux["maskedPaths"] += [str(path) for path in hide]
     if host_network:
         linux["namespaces"] = [ns for ns in linux["namespaces"] if ns["type"] != "network"]

@@ -70,9 +70,18 @@ def command_of(name: str) -> tuple[str, ...]:
     return (str(target),)
 
 
+def changes_its_namespaces(name: str) -> bool:
+    """Whether a workload would change the host if it ran outside of a container."""
+    return "needs: container" in (WORKLOADS / name).read_text()[:500]
+
+
 def run_plainly(name: str, control: Path) -> str:
     """Run a workload without any container; returns its result."""
-    process = subprocess.Popen([*command_of(name), str(control)], stdin=subprocess.DEVNULL)
+    command = [*command_of(name), str(control)]
+    if changes_its_namespaces(name):
+        kinds = ("--mount", "--pid", "--net", "--ipc", "--uts", "--cgroup")
+        command = ["unshare", *kinds, "--fork", "--mount-proc", "--kill-child", *command]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     try:
         ready, result = control / "ready", control / "result"
         wait_until(lambda: ready.exists() or result.exists(), 60, "ready")
@@ -91,11 +100,14 @@ class Stage:
     wherry: Wherry
     program: tuple[str, ...]
     control: Path
+    privileged: bool = False
     alive: list[str] = field(default_factory=list)
 
     def start(self, cid: str) -> None:
         """Run the workload in a new container, until its state stands."""
-        self.wherry("do", "--detach", "--id", cid, "--", *self.program, str(self.control))
+        options = ["--privileged"] if self.privileged else []
+        program = (*self.program, str(self.control))
+        self.wherry("do", "--detach", *options, "--id", cid, "--", *program)
         self.alive.append(cid)
         wait_until(lambda: self._exists(cid, "ready") or self._exists(cid, "result"), 60, "ready")
         assert not self._exists(cid, "result"), f"before anything happened: {self._result(cid)}"
@@ -151,7 +163,8 @@ def stage(wherry: Wherry, scratch: Path, name: str) -> Iterator[Stage]:
     """A place to play a workload; what is still alive at the end is deleted by force."""
     control = scratch / "c"
     control.mkdir()
-    play = Stage(wherry, command_of(name), control)
+    privileged = "needs: privileged" in (WORKLOADS / name).read_text()[:500]
+    play = Stage(wherry, command_of(name), control, privileged)
     try:
         yield play
     finally:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from formats.records.codec import Record
 from formats.records.files import DeletedFile, MemFd
 from formats.records.memory import SharedMemory
+from runtime.engine.api import RestoreOptions
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.remote import Batch, Tracee
 from runtime.errors import RestoreError
@@ -33,18 +34,26 @@ class RestoredFiles:
         root: The container's root, as a path of ours.
         stdio: What stands in for the standard streams from outside.
         init: The container's init, to make what only a task inside can make.
+        options: What the caller gives or allows.
         fds: Our descriptor for each file record.
         unix_senders: Our descriptors for the far ends of UNIX sockets while they are filled.
         tracees: Leader of each process by its pid inside.
     """
 
     def __init__(
-        self, records: Iterable[Record], *, root: str, stdio: tuple[int, int, int], init: Tracee
+        self,
+        records: Iterable[Record],
+        *,
+        root: str,
+        stdio: tuple[int, int, int],
+        init: Tracee,
+        options: RestoreOptions,
     ) -> None:
         self._records = list(records)
         self.root = root
         self.stdio = stdio
         self.init = init
+        self.options = options
         self.fds: dict[int, int] = {}
         self.unix_senders: dict[int, int] = {}
         self.tracees: dict[int, Tracee] = {init.pid: init}

@@ -1,0 +1,101 @@
+"""What a kind of namespace-wide state is to the engine, and the register of kinds."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from formats.records.codec import Record
+
+if TYPE_CHECKING:
+    from runtime.engine.context import DumpContext
+    from runtime.engine.files.restored import RestoredFiles
+    from runtime.engine.files.table import FileTable
+    from runtime.engine.new_task import NewTask
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A namespace of a frozen container.
+
+    Attributes:
+        ns_id: Its number in the image.
+        kind: As in /proc/PID/ns.
+        inode: Which namespace it is, on this host.
+        pid: A process in it, as our pid namespace sees it.
+        own: Whether it is the init's.
+        external: Whether it came from outside, and is not the container's to save.
+    """
+
+    ns_id: int
+    kind: str
+    inode: int
+    pid: int
+    own: bool
+    external: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A namespace of a container that is being rebuilt.
+
+    Attributes:
+        ns_id: As in the image.
+        kind: As in /proc/PID/ns.
+        own: Whether it is the init's.
+        task: A task in it; stopped, ready for batches, with all privileges of its user namespace.
+    """
+
+    ns_id: int
+    kind: str
+    own: bool
+    task: NewTask
+
+
+class SandboxKind:
+    """One kind of state that a namespace holds.
+
+    Attributes:
+        name: For messages.
+        namespace: The kind of namespace, as in /proc/PID/ns.
+        records: Classes of the records that `dump` makes and `restore` takes. Each has a field
+            ``ns_id``.
+        rank: Kinds with a lower rank come first.
+    """
+
+    name: ClassVar[str]
+    namespace: ClassVar[str]
+    records: ClassVar[tuple[type[Any], ...]]
+    rank: ClassVar[int] = 50
+    all: ClassVar[list[SandboxKind]] = []
+
+    def __init_subclass__(cls) -> None:
+        SandboxKind.all.append(cls())
+        SandboxKind.all.sort(key=lambda kind: kind.rank)
+
+    def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[Record]:
+        """Make the records of a namespace that is the container's; refuse what cannot be saved.
+
+        Called before descriptors and mappings are looked at. Contents like memory go through
+        ``files.shared``.
+        """
+        raise NotImplementedError
+
+    def restore(self, files: RestoredFiles, place: Place, records: Sequence[Any]) -> None:
+        """Put the state back; called when all processes exist, before their files and memory."""
+        raise NotImplementedError
+
+    def finish(self, files: RestoredFiles, place: Place, records: Sequence[Any]) -> None:
+        """A last step, when files, memory and descriptors are in place."""
+
+
+def load_sandbox_kinds() -> list[SandboxKind]:
+    """Import every module of this package; return the kinds in their order."""
+    import runtime.engine.sandbox as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return SandboxKind.all
