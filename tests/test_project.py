@@ -157,3 +157,13 @@ def test_every_refusal_of_the_engine_is_documented() -> None:
     codes = {code for path in for_each_source("runtime/engine") for code in _reason_codes(path)}
     assert codes
     assert sorted(code for code in codes if f"`{code}`" not in text) == []
+
+
+def test_the_support_page_is_up_to_date() -> None:
+    result = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "support-doc", "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr

@@ -8,6 +8,15 @@ from runtime.engine.context import DumpContext
 from runtime.kernel import sysvipc
 from runtime.kernel.mountinfo import read_mounts
 
+REFUSED = (
+    ("ipc-shm", "System V objects and POSIX message queues"),
+    ("ipc-sem", "System V objects and POSIX message queues"),
+    ("ipc-msg", "System V objects and POSIX message queues"),
+    ("ipc-mqueue", "System V objects and POSIX message queues"),
+    ("mount-added", "mounts that the program made or removed itself"),
+    ("mount-removed", "mounts that the program made or removed itself"),
+)
+
 
 def check_sandbox(context: DumpContext) -> None:
     """Note changed mounts, System V objects and POSIX message queues."""

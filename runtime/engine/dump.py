@@ -43,6 +43,14 @@ from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import kcmp, proc_maps, proc_task
 from runtime.version import VERSION
 
+REFUSED = (
+    ("cwd-outside", "a working directory or root that was removed or lies outside"),
+    ("root-outside", "a working directory or root that was removed or lies outside"),
+    ("shared-fs", "processes that share these without being threads of one process"),
+    ("shared-memory-map", "processes that share these without being threads of one process"),
+    ("shared-handlers", "processes that share these without being threads of one process"),
+)
+
 log = logging.getLogger(__name__)
 
 

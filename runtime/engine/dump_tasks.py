@@ -52,6 +52,36 @@ from runtime.kernel.prctl import (
 )
 from runtime.kernel.robust_list import robust_list
 
+SAVED = (
+    (
+        "signals",
+        "handlers, flags, masks, alternate stacks, pending and queued signals with their "
+        "values, for processes and for threads; a freeze inside a handler",
+    ),
+    (
+        "timers",
+        "interval timers, POSIX timers under their old ids, timerfd: remaining time, interval, "
+        "expirations not yet read",
+    ),
+    (
+        "credentials",
+        "all user and group ids, groups, five capability sets, securebits, no-new-privileges, "
+        "keep-caps",
+    ),
+    ("seccomp", "filters that the program installed, and those of the configuration"),
+    (
+        "attributes",
+        "umask, cwd, root, limits, nice, scheduling policy, affinity, I/O priority, comm, "
+        "personality, dumpable, timer slack, OOM adjustment, THP setting, command line, "
+        "environment, auxiliary vector, executable",
+    ),
+)
+REFUSED = (
+    ("nested-pid-namespace", "a process in a namespace of its own inside the container"),
+    ("leader-exited", "a process whose main thread ended before the others"),
+    ("exec-session", "a live `exec` session"),
+)
+
 log = logging.getLogger(__name__)
 
 _ITIMERS = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF

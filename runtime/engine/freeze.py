@@ -28,6 +28,19 @@ from runtime.engine.remote import Tracee
 from runtime.errors import CheckpointError, RefusedError, TaskVanishedError
 from runtime.kernel import kcmp, proc_task, ptrace
 
+SAVED = (
+    (
+        "system calls",
+        "a call that blocks at the freeze goes on or restarts; a sleep or time-out begins anew "
+        "after a restore (too long perhaps, never too short); none of the tested ones sees "
+        "`EINTR`",
+    ),
+)
+REFUSED = (
+    ("traced-task", "a process under a debugger"),
+    ("vfork", "a parent that waits for its vfork child, for longer than a few seconds; try again"),
+)
+
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 2.0

@@ -13,6 +13,14 @@ from formats.records.image import Host
 from runtime.kernel.proc_task import clock_offsets
 from runtime.kernel.vdso import vdso_code
 
+SAVED = (
+    (
+        "clocks",
+        "`CLOCK_MONOTONIC` and `CLOCK_BOOTTIME` go on where they were; `CLOCK_REALTIME` is "
+        "the host's",
+    ),
+)
+
 
 def cpu_flags() -> tuple[str, ...]:
     """The processor features of the first CPU."""

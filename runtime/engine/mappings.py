@@ -11,6 +11,23 @@ from runtime.engine.dump_tasks import LiveProcess
 from runtime.engine.files.table import FileTable
 from runtime.kernel.proc_maps import Mapping
 
+SAVED = (
+    (
+        "memory",
+        "private and shared, anonymous and file-backed, deleted and shortened files, copy-on-"
+        "write after fork, guard pages, content below `PROT_NONE`, the heap, a stack that has "
+        "grown and grows further, code made at run time, advice and locking flags of mappings, "
+        "the vDSO",
+    ),
+)
+REFUSED = (
+    ("vma-userfaultfd", "mappings of these kinds"),
+    ("vma-device", "mappings of these kinds"),
+    ("vma-hugetlb", "mappings of these kinds"),
+    ("vma-shadow-stack", "mappings of these kinds"),
+    ("vma-kind", "mappings of these kinds"),
+)
+
 # Flags, include/uapi/asm-generic/mman{,-common}.h
 MAP_SHARED = 0x01
 MAP_PRIVATE = 0x02

@@ -29,6 +29,19 @@ from runtime.kernel.prctl import (
     PR_TIMER_CREATE_RESTORE_IDS,
 )
 
+SAVED = (
+    (
+        "threads",
+        "ids, names, thread-local storage, joins, robust lists, restartable sequences, per-"
+        "thread masks, alternate stacks, scheduling and credentials",
+    ),
+    (
+        "registers",
+        "general, flags, segment bases, the whole extended state (x87, SSE, AVX, AVX-512, "
+        "whatever the CPU has)",
+    ),
+)
+
 P_PID, WNOHANG, WSTOPPED = 1, 1, 2  # <sys/wait.h>
 SECBIT_NO_SETUID_FIXUP = 1 << 2  # include/uapi/linux/securebits.h
 _CAP_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves

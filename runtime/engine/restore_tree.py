@@ -20,6 +20,15 @@ from runtime.kernel import ptrace
 from runtime.kernel.clone import CLONE_FILES
 from runtime.kernel.prctl import PR_SET_CHILD_SUBREAPER
 
+SAVED = (
+    (
+        "processes",
+        "trees, parents, sessions, process groups (also those whose leader is gone), zombies "
+        "with their exit status, child subreapers, parent-death signals, processes stopped by "
+        "job control",
+    ),
+)
+
 INIT = 1
 
 

@@ -20,6 +20,14 @@ from runtime.engine.context import DumpContext
 from runtime.engine.dump_memory import write_file_pages
 from runtime.errors import RestoreError
 
+SAVED = (
+    (
+        "file systems",
+        "the overlay's upper directory and the container's own tmpfs mounts (`/dev/shm` and "
+        "others)",
+    ),
+)
+
 # Marks that point at the lower layer by file handle: on another host they would lie.
 _LEFT_OUT_XATTRS = frozenset(
     f"{prefix}.overlay.{name}"

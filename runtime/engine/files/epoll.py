@@ -13,6 +13,15 @@ from runtime.engine.remote import Batch
 from runtime.kernel import kcmp
 from runtime.kernel.anonfd import epoll_create
 
+SAVED = (
+    (
+        "event descriptors",
+        "eventfd, epoll (level, edge, one-shot, nested), signalfd, timerfd, inotify with its "
+        "watches",
+    ),
+)
+REFUSED = (("epoll-target", "an epoll entry whose number now stands for another file"),)
+
 # struct epoll_event is packed on x86-64 only; see the manual page
 _EVENT = struct.Struct("<IQ")
 _ITEM = re.compile(r"(\d+) events: +([0-9a-f]+) data: +([0-9a-f]+)")

@@ -16,6 +16,11 @@ from runtime.engine.files.table import FileTable
 from runtime.errors import RestoreError
 from runtime.kernel.anonfd import inotify_add_watch, inotify_init
 
+REFUSED = (
+    ("inotify-queue", "events that are not yet read; try again"),
+    ("inotify-path", "a watch on a file whose path cannot be found"),
+)
+
 INOTIFY_IOC_SETNEXTWD = 0x40044900  # _IOW('I', 0, s32), include/uapi/linux/inotify.h
 IN_IGNORED = 0x8000
 _WATCH = re.compile(r"inotify wd:([0-9a-f]+) ino:([0-9a-f]+) sdev:([0-9a-f]+) mask:([0-9a-f]+)")

@@ -12,6 +12,8 @@ from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.remote import Batch
 
+REFUSED = (("file-lock", "a lock of a kind that cannot be put back, such as a lease"),)
+
 # struct flock on 64-bit: type, whence, start, length, pid
 _FLOCK = struct.Struct("hhxxxxqqixxxx")
 F_OFD_SETLK = 37  # include/uapi/asm-generic/fcntl.h

@@ -10,6 +10,8 @@ from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.files.table import DELETED, FileTable
 
+SAVED = (("memfd", "content, seals, offsets, shared between processes and mapped"),)
+
 _PREFIX = "/memfd:"
 
 

@@ -16,6 +16,17 @@ from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.files.table import FileTable
 from runtime.kernel.splice import tee
 
+SAVED = (
+    (
+        "pipes, FIFOs",
+        "content, capacity, flags, ends in different processes, ends that are closed",
+    ),
+)
+REFUSED = (
+    ("pipe-outside", "a pipe whose other end is outside the container"),
+    ("pipe-packets", "packets (`O_DIRECT`) that are not yet read"),
+)
+
 ACCESS_MODE = 3
 
 

@@ -14,6 +14,21 @@ from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import DELETED, FileTable
 from runtime.errors import RestoreError
 
+SAVED = (
+    (
+        "files",
+        "offsets, modes, append, deleted (also with content), renamed, `O_PATH`, sparse; POSIX,"
+        " open-file and `flock` locks",
+    ),
+    ("directories", "half read: the rest comes, each name once"),
+    ("devices", "null, zero, full, random, urandom"),
+)
+REFUSED = (
+    ("fd-device", "device files other than the usual ones, terminals among them"),
+    ("file-other-name", "a file that lost the name it was opened by and lives on under another"),
+    ("file-deleted", "something removed that is not a regular file"),
+)
+
 O_PATH = os.O_PATH
 
 # Character devices without state of their own: null, zero, full, random, urandom

@@ -22,6 +22,25 @@ from runtime.engine.files.mounts import MountTable
 from runtime.kernel import kcmp, pidfd, proc_fdinfo
 from runtime.kernel.proc_maps import Mapping
 
+SAVED = (
+    (
+        "descriptors",
+        "shared between processes and duplicated, with one offset; close-on-exec; descriptor "
+        "tables shared by processes",
+    ),
+)
+REFUSED = (
+    (
+        "fd-kind",
+        "descriptors of other kinds: io_uring, userfaultfd, pidfd, perf events, BPF objects, "
+        "fanotify, …",
+    ),
+    (
+        "file-outside",
+        "a file, or a FIFO without a name, that cannot be reached by its name inside",
+    ),
+)
+
 T = TypeVar("T")
 
 DELETED = " (deleted)"

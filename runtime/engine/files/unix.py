@@ -18,6 +18,22 @@ from runtime.kernel import sockdiag
 from runtime.kernel.sockdiag import TCP_LISTEN, UnixInfo
 from runtime.kernel.visit import visiting
 
+SAVED = (
+    (
+        "sockets",
+        "UNIX socket pairs of all types with what is queued, half-closed ones, options; "
+        "listening UNIX sockets, by path and abstract; connections through them",
+    ),
+)
+REFUSED = (
+    ("fd-socket", "network sockets: TCP, UDP, raw, packet, netlink"),
+    ("unix-outside", "a UNIX socket with a peer outside the container"),
+    ("unix-pending", "connections that are not yet accepted; try again"),
+    ("unix-queued-fds", "descriptors on their way through a socket"),
+    ("unix-dgram", "a connected datagram socket with a name"),
+    ("unix-relative-name", "a socket bound to a relative path"),
+)
+
 SO_PEEK_OFF = 42  # include/uapi/asm-generic/socket.h
 SO_SNDBUFFORCE, SO_RCVBUFFORCE = 32, 33
 _BUFFERS = {socket.SO_SNDBUF: SO_SNDBUFFORCE, socket.SO_RCVBUF: SO_RCVBUFFORCE}
