@@ -78,6 +78,10 @@ class AddressSpace:
         exe_file_id: File record of the program.
         vmas: By address.
         locked_future: mlockall(2) flags in force, or 0.
+        early_id: Object that holds the pages of anonymous mappings, ahead of other contents, since
+            children share some of them; 0 if none does.
+        parent_mm_id: The address space that this one was forked from, if they still share pages.
+        shared: (start, length) in bytes of these pages; they are stored with the parent.
     """
 
     mm_id: int
@@ -86,6 +90,9 @@ class AddressSpace:
     exe_file_id: int
     vmas: tuple[Vma, ...]
     locked_future: int = 0
+    early_id: int = 0
+    parent_mm_id: int = 0
+    shared: tuple[tuple[int, int], ...] = ()
 
 
 @record("shared-memory")

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from formats.records.codec import Record
 from formats.records.files import DeletedFile
 from formats.records.image import Image
-from formats.records.memory import AddressSpace
 from formats.records.sandbox import Namespace
 from formats.records.task import Process, ResourceLimit
 from formats.statefile import ImageWriter
@@ -25,6 +24,7 @@ from runtime.engine import dump_memory
 from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
 from runtime.engine.check_sandbox import check_sandbox
 from runtime.engine.context import DumpContext
+from runtime.engine.cow import Pages, by_birth, share_pages
 from runtime.engine.dump_tasks import (
     LiveProcess,
     check_process,
@@ -109,7 +109,7 @@ class _Dump:
         self.context = DumpContext(target, state)
         self.report = report
         self.files = FileTable(self.context)
-        self.spaces: list[tuple[int, AddressSpace]] = []
+        self.spaces: list[Pages] = []
         self.processes: list[Process] = []
         self.trees: list[TreeDump] = []
         self.records: list[Record] = []  # of namespaces and what they hold
@@ -142,6 +142,7 @@ class _Dump:
                 if process.zombie
                 else self._process(process, *files_ids[process.pid])
             )
+        share_pages(self.spaces, self.context.new_id)
         self._collect_trees()
         self._raise_refusals()
         self.report.processes = len(tree)
@@ -214,7 +215,9 @@ class _Dump:
         pid, stat, answers = process.pid, process.stat, process.answers
         assert answers is not None
         mm_id = self.context.new_id()
-        self.spaces.append((pid, dump_address_space(self.context, self.files, process, mm_id)))
+        space = dump_address_space(self.context, self.files, process, mm_id)
+        runs = list(dump_memory.private_runs(pid, space))
+        self.spaces.append(Pages(pid, process.parent, space, runs))
         return Process(
             pid=self._inside(pid),
             ppid=self._inside(process.parent),
@@ -323,8 +326,8 @@ class _Dump:
             writer.add_record(shared)
         for file in self.files.records:
             writer.add_record(file)
-        for _, space in self.spaces:
-            writer.add_record(space)
+        for pages in self.spaces:
+            writer.add_record(pages.space)
         for process in self.processes:
             writer.add_record(process)
         self._write_contents(writer, progress)
@@ -332,7 +335,14 @@ class _Dump:
     def _write_contents(self, writer: ImageWriter, progress: Progress) -> None:
         done, total = 0, self._memory_size()
         for tree in self.trees:
-            write_tree(writer, tree)
+            if tree.tree.kind == "overlay":  # needed before there is any process
+                write_tree(writer, tree)
+        for pages in by_birth(self.spaces):
+            if pages.space.early_id:
+                done = self._write_pages(writer, pages, progress, done, total, early=True)
+        for tree in self.trees:
+            if tree.tree.kind != "overlay":
+                write_tree(writer, tree)
         for deleted, path in self.files.deleted.values():
             self._write_file(writer, deleted, path)
         progress("memory", done, total)
@@ -343,12 +353,22 @@ class _Dump:
             finally:
                 os.close(fd)
             progress("memory", done, total)
-        for pid, space in self.spaces:
-            base = done
-            for added in dump_memory.write_private_pages(writer, pid, space):
-                done = base + added
-                progress("memory", done, total)
+        for pages in self.spaces:
+            done = self._write_pages(writer, pages, progress, done, total, early=False)
         self.report.memory_bytes = done
+
+    @staticmethod
+    def _write_pages(
+        writer: ImageWriter, pages: Pages, progress: Progress, done: int, total: int, *, early: bool
+    ) -> int:
+        object_id = pages.space.early_id if early else pages.space.mm_id
+        runs = pages.own(early=early)
+        base = done
+        write = dump_memory.write_private_pages
+        for added in write(writer, object_id, pages.pid, runs, gently=pages.related):
+            done = base + added
+            progress("memory", done, total)
+        return done
 
     @staticmethod
     def _write_file(writer: ImageWriter, deleted: DeletedFile, path: str) -> None:
@@ -359,12 +379,14 @@ class _Dump:
             os.close(fd)
 
     def _memory_size(self) -> int:
-        """About how many bytes of memory there are to write, for a progress bar."""
-        kib = 0
-        for pid, _ in self.spaces:
-            fields = proc_task.status(pid).fields
-            kib += int(fields.get("RssAnon", "0 kB").split()[0])
-        return kib * 1024 + sum(shared.size for shared, _ in self.files.shared.values())
+        """How many bytes of memory there are to write at most, for a progress bar."""
+        private = sum(
+            end - start
+            for pages in self.spaces
+            for early in (False, True)
+            for start, end, _, _ in pages.own(early=early)
+        )
+        return private + sum(shared.size for shared, _ in self.files.shared.values())
 
 
 def _read(path: str) -> str:

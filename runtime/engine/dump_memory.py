@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from formats.records.memory import AddressSpace, Backing, SharedMemory
 from formats.statefile import CHUNK_SIZE, ImageWriter
@@ -17,22 +17,30 @@ from runtime.engine.mappings import MAP_PRIVATE
 from runtime.kernel import pagemap, process_vm
 
 Run = tuple[int, int]  # (start, length) in bytes
+PageRun = tuple[int, int, bool, bool]  # start, end, readable, anonymous
 Fill = Callable[[memoryview], None]
 
 PROT_READ = 1
 
 
-def write_private_pages(writer: ImageWriter, pid: int, space: AddressSpace) -> Iterator[int]:
-    """Add the pages that belong to an address space alone; yields the bytes added so far.
+def write_private_pages(
+    writer: ImageWriter, object_id: int, pid: int, pages: Iterable[PageRun], *, gently: bool
+) -> Iterator[int]:
+    """Add private pages of an address space; yields the bytes added so far.
 
     Args:
-        writer: Its chunks name ``space.mm_id``, their offsets are addresses.
+        writer: Its chunks' offsets are addresses.
+        object_id: Object that the chunks belong to.
         pid: A process of this address space, stopped, in our own pid namespace.
+        pages: From `private_runs`, or a part of it.
+        gently: Leave pages shared that are shared since a fork. process_vm_readv(2) pins what it
+            reads, and for that the kernel gives the task a copy of its own (FAULT_FLAG_UNSHARE,
+            include/linux/mm_types.h); /proc/PID/mem does not, but copies twice.
     """
     total = 0
-    for offset, runs, readable in _windows(_private_runs(pid, space)):
-        fill = _reader(pid, runs) if readable else _forced_reader(pid, runs)
-        writer.add_chunk(space.mm_id, offset, runs, fill)
+    for offset, runs, readable in _windows((start, end, ok) for start, end, ok, _ in pages):
+        fill = _reader(pid, runs) if readable and not gently else _forced_reader(pid, runs)
+        writer.add_chunk(object_id, offset, runs, fill)
         total += sum(length for _, length in runs)
         yield total
 
@@ -42,7 +50,7 @@ def _reader(pid: int, runs: list[Run]) -> Fill:
 
 
 def _forced_reader(pid: int, runs: list[Run]) -> Fill:
-    """For mappings without PROT_READ, which only /proc/PID/mem may read."""
+    """Through /proc/PID/mem, which may read what the task may not."""
 
     def fill(buffer: memoryview) -> None:
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
@@ -51,7 +59,7 @@ def _forced_reader(pid: int, runs: list[Run]) -> Fill:
     return fill
 
 
-def read_exactly(fd: int, runs: list[Run], buffer: memoryview) -> None:
+def read_exactly(fd: int, runs: Sequence[Run], buffer: memoryview) -> None:
     """Fill *buffer* with the byte ranges *runs* of a file, one after the other."""
     done = 0
     for start, length in runs:
@@ -64,10 +72,10 @@ def read_exactly(fd: int, runs: list[Run], buffer: memoryview) -> None:
             done += count
 
 
-def _private_runs(pid: int, space: AddressSpace) -> Iterator[tuple[int, int, bool]]:
-    """(start, end, readable) of the existing pages in private mappings, by address."""
+def private_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
+    """The existing pages in private mappings, by address."""
     private = [
-        (vma.start, vma.end, bool(vma.protection & PROT_READ))
+        (vma.start, vma.end, bool(vma.protection & PROT_READ), vma.backing is Backing.ANONYMOUS)
         for vma in space.vmas
         if vma.flags & MAP_PRIVATE and vma.backing is not Backing.VDSO
     ]
@@ -77,13 +85,14 @@ def _private_runs(pid: int, space: AddressSpace) -> Iterator[tuple[int, int, boo
     for start, end in pagemap.for_each_run(pid, private[0][0], private[-1][1]):
         while index < len(private) and private[index][1] <= start:
             index += 1
-        for low, high, readable in private[index:]:
-            if low >= end:
-                break
+        at = index
+        while at < len(private) and private[at][0] < end:
+            low, high, readable, anonymous = private[at]
+            at += 1
             # Whatever the kernel repeats is stored once.
             first, last = max(low, start, written), min(high, end)
             if first < last:
-                yield first, last, readable
+                yield first, last, readable, anonymous
                 written = last
 
 

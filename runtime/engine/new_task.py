@@ -57,6 +57,7 @@ class NewTask(Tracee):
 
     Attributes:
         ns_pid: Its id inside the container.
+        memory: The address space of the image that it has by now, or was born with; 0 for none.
         born: Tasks it has made in its last batch, stopped, as our pid namespace sees them.
     """
 
@@ -64,6 +65,7 @@ class NewTask(Tracee):
         super().__init__(tid, pid, scratch=scratch)
         self.ns_pid = ns_pid
         self.born: list[int] = []
+        self.memory = 0
         self.base: arch.Registers | None = None
         self.channel_fd = CHANNEL_FD
 
@@ -118,6 +120,7 @@ class NewTask(Tracee):
         process = self.pid if flags & CLONE_THREAD else tid
         child = NewTask(tid, process, ns_pid, scratch=self.scratch)
         child.base = self.base
+        child.memory = self.memory
         child.channel_fd = self.channel_fd
         ptrace.set_sigmask(tid, ALL_BUT_TRAP)
         return child
@@ -160,7 +163,13 @@ class NewTask(Tracee):
             size = mapping.end - mapping.start
             batch.call("mremap", mapping.start, size, size, MREMAP_MOVE_FIXED, to)
             to += size
+        self.do(batch)
+        self.clear(hole)
+
+    def clear(self, hole: int) -> None:
+        """Unmap everything but the scratch area at *hole* and what is parked behind it."""
         end = hole + SCRATCH_SIZE + PARK_SIZE
+        batch = Batch()
         batch.call("munmap", 0, hole)
         batch.call("munmap", end, arch.TASK_SIZE - end)
         self.do(batch)

@@ -121,19 +121,17 @@ class Batch:
         """
         words = [0] * 6
         for position, arg in enumerate(args):
-            if isinstance(arg, int):
-                words[position] = arg & _MASK
-            elif isinstance(arg, Result):
+            if isinstance(arg, Result):
                 self._fixups.append((len(self._entries), 0, arg))
                 self._names[len(self._entries)] = "copy"
                 # The copy entry's target is the word of the call that follows all copies.
                 self._entries.append((arch.COPY_WORD, arg.index, position, 0, 0, 0, 0, 0))
-            else:
-                self._fixups.append((-1, position + 1, arg))
         index = len(self._entries)
-        self._fixups = [
-            (index if entry == -1 else entry, word, what) for entry, word, what in self._fixups
-        ]
+        for position, arg in enumerate(args):
+            if isinstance(arg, int):
+                words[position] = arg & _MASK
+            elif not isinstance(arg, Result):
+                self._fixups.append((index, position + 1, arg))
         self._names[index] = name
         if may_fail:
             self._may_fail.add(index)

@@ -32,6 +32,7 @@ from runtime.engine.api import (
     RestoreReport,
     no_progress,
 )
+from runtime.engine.cow import Inheritance
 from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
 from runtime.engine.files.mounts import open_inside
@@ -81,6 +82,7 @@ class Restore:
         self._records: list[Record] = reader.records()
         self._chunks: Iterator[Chunk] = reader.chunks()
         self._ahead: Chunk | None = None
+        self._stashed: dict[int, list[Chunk]] = {}
         self.report = RestoreReport()
         self.image = self._one(Image)
         self._host = self._one(Host)
@@ -192,6 +194,25 @@ class Restore:
                 return
             yield chunk
 
+    def _early_chunks(self, object_id: int) -> Iterator[Chunk]:
+        """The chunks of memory that a process must have before it makes children.
+
+        They come in about the order of births; what comes before its time waits in our memory.
+        """
+        yield from self._stashed.pop(object_id, ())
+        early = {space.early_id for space in self._spaces.values() if space.early_id}
+        found = False
+        while (chunk := self._next_chunk()) is not None:
+            if chunk.object_id == object_id:
+                found = True
+                self.report.memory_bytes += sum(length for _, length in chunk.runs)
+                yield chunk
+            elif chunk.object_id in early and not found:
+                self._stashed.setdefault(chunk.object_id, []).append(chunk)
+            else:
+                self._ahead = chunk
+                return
+
     def _next_chunk(self) -> Chunk | None:
         chunk, self._ahead = self._ahead, None
         return chunk or next(self._chunks, None)
@@ -236,7 +257,8 @@ class Restore:
         self._spaces = {space.mm_id: space for space in self._all(AddressSpace)}
         hole = common_hole(list(self._spaces.values()))
         stub = adopt_init(init.pid, init.go, hole)
-        tree = ProcessTree(records, stub)
+        inheritance = Inheritance(self._spaces, self._early_chunks, lambda task: task.clear(hole))
+        tree = ProcessTree(records, stub, inheritance.prepare)
         tree.build()
         files = self._files = RestoredFiles(
             self._records,
@@ -257,9 +279,18 @@ class Restore:
         ]
         self._open_files(files)
         for process in self._processes:
-            self._map(process, files)
+            self._map(process, files, anonymous_done=process.record.mm_id in inheritance.mapped)
         self.report.tasks_ns = time.monotonic_ns() - began
-        self._load_contents(files, progress)
+        writer = MemoryWriter(
+            {p.record.mm_id: (self._space(p), p.leader.pid) for p in self._processes}
+        )
+        self._load_contents(files, writer, progress)
+        inheritance.copy_rest(writer)
+        if self._stashed:
+            raise RestoreError(
+                f"no process takes the memory of object {min(self._stashed)}",
+                reason="image-inconsistent",
+            )
         self._finish(files, tree, records, hole)
         self.report.processes = len(records)
         self.report.tasks = sum(len(process.tasks) for process in self._processes)
@@ -304,7 +335,7 @@ class Restore:
 
     # Memory
 
-    def _map(self, process: RestoredProcess, files: RestoredFiles) -> None:
+    def _map(self, process: RestoredProcess, files: RestoredFiles, *, anonymous_done: bool) -> None:
         space = self._space(process)
         assert self._channel is not None
         numbers = open_for_mapping(process.leader, self._channel, files, space)
@@ -312,7 +343,8 @@ class Restore:
         def number_of(vma: Vma) -> int:
             return numbers[vma.object_id]
 
-        map_address_space(process.leader, space, number_of, numbers[space.exe_file_id])
+        exe_fd = numbers[space.exe_file_id]
+        map_address_space(process.leader, space, number_of, exe_fd, anonymous_done=anonymous_done)
         for number in numbers.values():
             process.leader.call("close", number)
 
@@ -325,11 +357,10 @@ class Restore:
                 reason="image-inconsistent",
             ) from None
 
-    def _load_contents(self, files: RestoredFiles, progress: Progress) -> None:
+    def _load_contents(
+        self, files: RestoredFiles, writer: MemoryWriter, progress: Progress
+    ) -> None:
         began = time.monotonic_ns()
-        writer = MemoryWriter(
-            {p.record.mm_id: (self._space(p), p.leader.pid) for p in self._processes}
-        )
         objects = self._content_files(files)
         done = 0
 
@@ -352,7 +383,7 @@ class Restore:
             put(ahead, memoryview(bytearray(ahead.unpack())))
         self._reader.for_each_chunk(put)
         self._reader.finish()
-        self.report.memory_bytes = done
+        self.report.memory_bytes += done
         self.report.memory_ns = time.monotonic_ns() - began
 
     def _content_files(self, files: RestoredFiles) -> dict[int, int]:

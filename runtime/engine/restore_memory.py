@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from formats.records.memory import AddressSpace, Backing, Vma
 from formats.statefile import Chunk
+from runtime.engine.dump_memory import read_exactly
 from runtime.engine.dump_tasks import find_hole
 from runtime.engine.mappings import (
     MAP_ANONYMOUS,
@@ -43,7 +44,12 @@ def common_hole(spaces: list[AddressSpace]) -> int:
 
 
 def map_address_space(
-    task: NewTask, space: AddressSpace, number_of: Callable[[Vma], int], exe_fd: int
+    task: NewTask,
+    space: AddressSpace,
+    number_of: Callable[[Vma], int],
+    exe_fd: int,
+    *,
+    anonymous_done: bool = False,
 ) -> None:
     """Map everything, writable where contents are to come, and declare the layout.
 
@@ -52,29 +58,20 @@ def map_address_space(
         space: What to map.
         number_of: The task's descriptor for the object behind a mapping.
         exe_fd: The task's descriptor for the program.
+        anonymous_done: Its anonymous memory is there already.
     """
     batch = Batch()
     for vma in space.vmas:
-        if vma.backing is Backing.VDSO:
-            continue
-        flags = (vma.flags & ~MAP_LOCKED) | MAP_FIXED_NOREPLACE
-        fd = _NO_FD if vma.backing is Backing.ANONYMOUS else number_of(vma)
-        if vma.backing is not Backing.ANONYMOUS:
-            flags &= ~MAP_ANONYMOUS
-        size = vma.end - vma.start
-        batch.call("mmap", vma.start, size, _first_protection(vma), flags, fd, vma.offset)
-        for advice in vma.advice:
-            batch.call("madvise", vma.start, size, advice)
-        if vma.name and vma.flags & MAP_ANONYMOUS:
-            batch.call(
-                "prctl",
-                PR_SET_VMA,
-                PR_SET_VMA_ANON_NAME,
-                vma.start,
-                size,
-                os.fsencode(vma.name) + b"\0",
-                may_fail=True,  # CONFIG_ANON_VMA_NAME; a name is only for people
-            )
+        if vma.backing is Backing.ANONYMOUS:
+            if not anonymous_done:
+                map_anonymous(batch, vma, vma.start, vma.end)
+        elif vma.backing is not Backing.VDSO:
+            flags = (vma.flags & ~(MAP_LOCKED | MAP_ANONYMOUS)) | MAP_FIXED_NOREPLACE
+            size = vma.end - vma.start
+            prot, fd = first_protection(vma), number_of(vma)
+            batch.call("mmap", vma.start, size, prot, flags, fd, vma.offset)
+            for advice in vma.advice:
+                batch.call("madvise", vma.start, size, advice)
         if batch.full:
             task.do(batch)
             batch = Batch()
@@ -83,7 +80,26 @@ def map_address_space(
     _declare(task, space, exe_fd)
 
 
-def _first_protection(vma: Vma) -> int:
+def map_anonymous(batch: Batch, vma: Vma, start: int, end: int) -> None:
+    """Map ``[start, end)`` of an anonymous mapping."""
+    flags = (vma.flags & ~MAP_LOCKED) | MAP_FIXED_NOREPLACE
+    size = end - start
+    batch.call("mmap", start, size, first_protection(vma), flags, _NO_FD, 0)
+    for advice in vma.advice:
+        batch.call("madvise", start, size, advice)
+    if vma.name:
+        name_vma(batch, start, size, vma.name)
+
+
+def name_vma(batch: Batch, start: int, size: int, name: str) -> None:
+    """Name a part of anonymous memory; an empty name takes its name away."""
+    address = os.fsencode(name) + b"\0" if name else 0
+    # Without CONFIG_ANON_VMA_NAME it fails; a name is only for people.
+    batch.call("prctl", PR_SET_VMA, PR_SET_VMA_ANON_NAME, start, size, address, may_fail=True)
+
+
+def first_protection(vma: Vma) -> int:
+    """The protection that a mapping has while its contents are written."""
     if vma.flags & MAP_PRIVATE and vma.accounted:
         return vma.protection | PROT_WRITE
     return vma.protection
@@ -120,7 +136,7 @@ def finish_address_space(task: NewTask, space: AddressSpace, hole: int) -> None:
         size = vma.end - vma.start
         if vma.backing is Backing.VDSO:
             continue
-        if _first_protection(vma) != vma.protection:
+        if first_protection(vma) != vma.protection:
             batch.call("mprotect", vma.start, size, vma.protection)
         if vma.flags & MAP_LOCKED:
             # A mapping that cannot be read is locked all the same, with an error.
@@ -158,7 +174,7 @@ class MemoryWriter:
             mm_id: [
                 (vma.start, vma.end)
                 for vma in space.vmas
-                if not _first_protection(vma) & PROT_WRITE and not vma.flags & MAP_SHARED
+                if not first_protection(vma) & PROT_WRITE and not vma.flags & MAP_SHARED
             ]
             for mm_id, (space, _) in spaces.items()
         }
@@ -169,20 +185,30 @@ class MemoryWriter:
 
     def write(self, chunk: Chunk, data: memoryview) -> None:
         """Write one chunk; called from several threads at once."""
-        pid = self._pids[chunk.object_id]
-        low, high = chunk.runs[0][0], chunk.runs[-1][0] + chunk.runs[-1][1]
-        if any(low < end and start < high for start, end in self._unwritable[chunk.object_id]):
-            self._write_forced(pid, chunk, data)
+        self._write(chunk.object_id, chunk.runs, data)
+
+    def copy(self, source: int, target: int, runs: Sequence[tuple[int, int]]) -> None:
+        """Copy (start, length) byte ranges from one address space into another."""
+        buffer = memoryview(bytearray(sum(length for _, length in runs)))
+        with open(f"/proc/{self._pids[source]}/mem", "rb", buffering=0) as memory:
+            read_exactly(memory.fileno(), runs, buffer)
+        self._write(target, runs, buffer)
+
+    def _write(self, mm_id: int, runs: Sequence[tuple[int, int]], data: memoryview) -> None:
+        pid = self._pids[mm_id]
+        low, high = runs[0][0], runs[-1][0] + runs[-1][1]
+        if any(low < end and start < high for start, end in self._unwritable[mm_id]):
+            self._write_forced(pid, runs, data)
         else:
-            process_vm.write_runs(pid, chunk.runs, data)
+            process_vm.write_runs(pid, runs, data)
 
     @staticmethod
-    def _write_forced(pid: int, chunk: Chunk, data: memoryview) -> None:
+    def _write_forced(pid: int, runs: Sequence[tuple[int, int]], data: memoryview) -> None:
         """Through /proc/PID/mem, which may write what the task may not."""
         fd = os.open(f"/proc/{pid}/mem", os.O_WRONLY | os.O_CLOEXEC)
         try:
             done = 0
-            for start, length in chunk.runs:
+            for start, length in runs:
                 end = done + length
                 while done < end:
                     done += os.pwrite(fd, data[done:end], start + length - (end - done))

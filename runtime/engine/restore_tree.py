@@ -11,6 +11,7 @@ or the init, where it was.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 from formats.records.task import Process
 from runtime.engine.new_task import NewTask
@@ -38,12 +39,19 @@ class ProcessTree:
     Args:
         processes: From the image.
         init: The stub that will be process 1.
+        prepare: Called with each new process before it makes children.
 
     Attributes:
         tasks: The leader of each process by its pid inside.
     """
 
-    def __init__(self, processes: list[Process], init: NewTask) -> None:
+    def __init__(
+        self,
+        processes: list[Process],
+        init: NewTask,
+        prepare: Callable[[Process, NewTask], None] = lambda *_: None,
+    ) -> None:
+        self._prepare = prepare
         self._by_pid = {process.pid: process for process in processes}
         self._processes = processes
         self.tasks: dict[int, NewTask] = {INIT: init}
@@ -79,6 +87,7 @@ class ProcessTree:
             session: The one it was born into.
         """
         task = self.tasks[process.pid]
+        self._prepare(process, task)
         if process.child_subreaper:
             task.call("prctl", PR_SET_CHILD_SUBREAPER, 1)
         children = self._children(process)
