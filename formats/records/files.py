@@ -137,8 +137,10 @@ class Pipe:
         content: Bytes in it.
         packets: Sizes of the single packets in O_DIRECT mode, else empty.
         path: Of a FIFO in the container, else empty.
-        uid: Owner of an unnamed pipe.
-        gid: Group of an unnamed pipe.
+        uid: Owner of an unnamed pipe or FIFO without a name.
+        gid: Group of such a one.
+        deleted: Whether the FIFO has lost its name.
+        mode: Permission bits of a FIFO without a name.
     """
 
     pipe_id: int
@@ -148,17 +150,28 @@ class Pipe:
     path: str = ""
     uid: int = 0
     gid: int = 0
+    deleted: bool = False
+    mode: int = 0o600
 
 
 @record("file-pipe")
 @dataclass(frozen=True, slots=True)
 class PipeEnd:
-    """One description of an end of a pipe or FIFO."""
+    """One description of an end of a pipe or FIFO.
+
+    Attributes:
+        file_id: Id.
+        pipe_id: The pipe.
+        flags: open(2) flags.
+        owner: SIGIO's, or None.
+        lonely: A FIFO's reader that has never had a writer: it sees no hang-up.
+    """
 
     file_id: int
     pipe_id: int
     flags: int
     owner: Owner | None = None
+    lonely: bool = False
 
 
 @record("file-eventfd")
@@ -212,12 +225,23 @@ class EpollItem:
 @record("file-epoll")
 @dataclass(frozen=True, slots=True)
 class Epoll:
-    """epoll(7); ``pid`` is the process whose descriptor numbers the items use."""
+    """epoll(7).
+
+    Attributes:
+        file_id: Id.
+        flags: open(2) flags.
+        items: Watched descriptors.
+        owner: SIGIO's, or None.
+        ready: Whether it had events to give: else every edge so far has been seen.
+        busy_poll: Microseconds, budget and preference of busy polling (EPIOCSPARAMS).
+    """
 
     file_id: int
     flags: int
     items: tuple[EpollItem, ...]
     owner: Owner | None = None
+    ready: bool = True
+    busy_poll: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from formats.records.codec import Record
 from formats.records.files import DeletedFile, Inode, Tree
@@ -260,13 +260,16 @@ class Restore:
         inheritance = Inheritance(self._spaces, self._early_chunks, lambda task: task.clear(hole))
         tree = ProcessTree(records, stub, inheritance.prepare)
         tree.build()
+        assert self._channel is not None
         files = self._files = RestoredFiles(
             self._records,
             root=f"/proc/{stub.pid}/root",
             stdio=stdio,
             init=stub,
             options=self._options,
+            channel=self._channel,
         )
+        files.tids |= {ns_pid: task.tid for ns_pid, task in tree.tasks.items()}
         self._places = list(self._find_places(tree))
         for kind, place, held_there in self._sandbox_state():
             kind.restore(files, place, held_there)
@@ -325,13 +328,30 @@ class Restore:
         for process in self._processes:
             files.tracees[process.leader.pid] = process.leader
             files.ns_pids[process.leader.pid] = process.record.pid
+            files.tids |= {task.ns_pid: task.tid for task in process.tasks}
         self._kinds = {kind.record: kind for kind in load_kinds()}
-        wanted = {d.file_id for process in self._processes for d in process.record.descriptors}
+        wanted = self._wanted_files()
+        for kind, record in wanted:
+            files.fds[record.file_id] = kind.restore(files, record)
+        for kind, record in wanted:
+            kind.fill(files, record)
+
+    def _wanted_files(self) -> list[tuple[Kind, Any]]:
+        """The files that some process has open, and those that live in one of these."""
+        by_id: dict[int, tuple[Kind, Any]] = {}
         for record in self._records:
             kind = self._kinds.get(type(record))
-            file_id = getattr(record, "file_id", 0)
-            if kind is not None and file_id in wanted:
-                files.fds[file_id] = kind.restore(files, record)
+            if kind is not None:
+                by_id[getattr(record, "file_id", 0)] = (kind, record)
+        pending = [d.file_id for process in self._processes for d in process.record.descriptors]
+        wanted = set()
+        while pending:
+            file_id = pending.pop()
+            if file_id in by_id and file_id not in wanted:
+                wanted.add(file_id)
+                kind, record = by_id[file_id]
+                pending += kind.references(record)
+        return [found for file_id, found in by_id.items() if file_id in wanted]
 
     # Memory
 
@@ -430,12 +450,18 @@ class Restore:
             self._hand_over(process, hole)
 
     def _second_step(self, files: RestoredFiles) -> None:
+        last: list[tuple[Kind, Record]] = []
         for record in self._records:
             kind: Kind | None = self._kinds.get(type(record))
             if kind is not None and getattr(record, "file_id", 0) in files.fds:
                 if kind.own_flags:
                     restore_flags(files, record)
-                kind.finish(files, record)
+                if kind.finishes_last:
+                    last.append((kind, record))
+                else:
+                    kind.finish(files, record)
+        for kind, record in last:
+            kind.finish(files, record)
 
     def _settle_signals(self, process: RestoredProcess) -> None:
         for child in self._processes:

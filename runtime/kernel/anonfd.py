@@ -1,9 +1,12 @@
-"""signalfd(2), timerfd_create(2), epoll_create(2) and inotify(7) as plain descriptor numbers."""
+"""signalfd(2), timerfd_create(2), epoll(7) and inotify(7) as plain descriptor numbers."""
 
 from __future__ import annotations
 
 import ctypes
+import errno
+import fcntl
 import os
+import struct
 
 from runtime.kernel.libc import check, libc, syscall
 from runtime.kernel.numbers import NR
@@ -55,3 +58,56 @@ def inotify_add_watch(fd: int, path: str, mask: int) -> int:
 def epoll_create() -> int:
     """Make an epoll descriptor (close-on-exec)."""
     return check(libc.epoll_create1(os.O_CLOEXEC), "epoll_create1")
+
+
+# struct epoll_event is packed on x86-64 only; see man 2 epoll_ctl
+_EPOLL_EVENT = struct.Struct("<IQ")
+EPOLL_CTL_ADD, EPOLL_CTL_MOD = 1, 3
+TAKEN_AT_ONCE = 256
+
+# struct epoll_params and its ioctls, include/uapi/linux/eventpoll.h (Linux 6.9)
+_EPOLL_PARAMS = struct.Struct("=IHBx")
+EPIOCSPARAMS = 0x40088A01
+EPIOCGPARAMS = 0x80088A02
+
+
+def epoll_add(epoll: int, fd: int, events: int, data: int) -> None:
+    """Watch *fd*, epoll_ctl(2) EPOLL_CTL_ADD."""
+    _epoll_ctl(epoll, EPOLL_CTL_ADD, fd, events, data)
+
+
+def epoll_modify(epoll: int, fd: int, events: int, data: int) -> None:
+    """Change what *fd* is watched for, epoll_ctl(2) EPOLL_CTL_MOD."""
+    _epoll_ctl(epoll, EPOLL_CTL_MOD, fd, events, data)
+
+
+def _epoll_ctl(epoll: int, operation: int, fd: int, events: int, data: int) -> None:
+    event = ctypes.create_string_buffer(_EPOLL_EVENT.pack(events, data), _EPOLL_EVENT.size)
+    check(
+        libc.epoll_ctl(epoll, operation, fd, event),
+        f"epoll_ctl({epoll}, {operation}, {fd}, {events:#x})",
+    )
+
+
+def epoll_take(epoll: int) -> int:
+    """Take what is ready, without waiting: edges are then seen, one-shots off. Returns how many."""
+    events = ctypes.create_string_buffer(_EPOLL_EVENT.size * TAKEN_AT_ONCE)
+    return check(libc.epoll_wait(epoll, events, TAKEN_AT_ONCE, 0), f"epoll_wait({epoll})")
+
+
+def epoll_params(epoll: int) -> tuple[int, int, int]:
+    """Busy polling of an epoll instance: (microseconds, budget, prefer); zeros before Linux 6.9."""
+    try:
+        microseconds, budget, prefer = _EPOLL_PARAMS.unpack(
+            fcntl.ioctl(epoll, EPIOCGPARAMS, bytes(_EPOLL_PARAMS.size))
+        )
+    except OSError as exc:
+        if exc.errno in (errno.ENOTTY, errno.EINVAL, errno.EOPNOTSUPP):
+            return 0, 0, 0
+        raise
+    return microseconds, budget, prefer
+
+
+def set_epoll_params(epoll: int, microseconds: int, budget: int, prefer: int) -> None:
+    """Set what `epoll_params` tells."""
+    fcntl.ioctl(epoll, EPIOCSPARAMS, _EPOLL_PARAMS.pack(microseconds, budget, prefer))

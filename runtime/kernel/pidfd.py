@@ -8,9 +8,14 @@ from runtime.kernel.libc import syscall
 from runtime.kernel.numbers import NR
 
 
-def open_pidfd(pid: int) -> int:
-    """Return a descriptor for the process *pid* (close-on-exec)."""
-    return os.pidfd_open(pid)
+def open_pidfd(pid: int, flags: int = 0) -> int:
+    """Return a descriptor for the process *pid* (close-on-exec).
+
+    Args:
+        pid: A process; with PIDFD_THREAD any thread.
+        flags: O_NONBLOCK (PIDFD_NONBLOCK, Linux 5.10), O_EXCL (PIDFD_THREAD, Linux 6.9).
+    """
+    return os.pidfd_open(pid, flags)
 
 
 def get_fd(pidfd: int, fd: int) -> int:

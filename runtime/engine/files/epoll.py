@@ -1,31 +1,52 @@
-"""epoll(7): the descriptor and what it watches."""
+"""epoll(7): the descriptor and what it watches.
+
+An item is an open file description together with the number it had when it was added. The number
+may have been closed since, and may now stand for another file, as long as some descriptor keeps
+the description alive. So items are added by us, in a thread whose descriptor table we may fill as
+we like, and not by the processes.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-import struct
+import select
 
 from formats.records.files import Epoll, EpollItem
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
-from runtime.engine.remote import Batch
+from runtime.errors import RestoreError
 from runtime.kernel import kcmp
-from runtime.kernel.anonfd import epoll_create
+from runtime.kernel.anonfd import (
+    TAKEN_AT_ONCE,
+    epoll_add,
+    epoll_create,
+    epoll_modify,
+    epoll_params,
+    epoll_take,
+    set_epoll_params,
+)
+from runtime.kernel.aside import with_own_table
 
 SAVED = (
     (
         "event descriptors",
-        "eventfd, epoll (level, edge, one-shot, nested), signalfd, timerfd, inotify with its "
-        "watches",
+        "eventfd, epoll (level, edge, one-shot, exclusive, nested; entries whose number is closed "
+        "or stands for another file), signalfd, timerfd, inotify with its watches",
     ),
 )
-REFUSED = (("epoll-target", "an epoll entry whose number now stands for another file"),)
+REFUSED = (("epoll-target", "an epoll entry whose file is open outside the container only"),)
 
-# struct epoll_event is packed on x86-64 only; see the manual page
-_EVENT = struct.Struct("<IQ")
-_ITEM = re.compile(r"(\d+) events: +([0-9a-f]+) data: +([0-9a-f]+)")
-EPOLL_CTL_ADD = 1
+_ITEM = re.compile(
+    r"(\d+) events: +([0-9a-f]+) data: +([0-9a-f]+)(?: +pos:-?\d+ ino:([0-9a-f]+) sdev:)?"
+)
+EPOLLONESHOT = 1 << 30
+# Events, without the flags at the top. ERR and HUP are always among an item's, until it has fired.
+_EVENTS = 0x0FFFFFFF
+MAX_NUMBER = 1 << 30  # descriptors of one process, sysctl fs.nr_open
+_ALL_EVENTS = select.EPOLLIN | select.EPOLLOUT | select.EPOLLPRI | select.EPOLLRDHUP
 
 
 class Epolls(Kind):
@@ -34,6 +55,7 @@ class Epolls(Kind):
     name = "epoll"
     rank = 60
     record = Epoll
+    finishes_last = True  # what the others do when they finish may count as events
 
     def matches(self, table: FileTable, look: Look) -> bool:
         return look.link == "anon_inode:[eventpoll]"
@@ -47,45 +69,119 @@ class Epolls(Kind):
                 raise ValueError(f"epoll shows an item as {line!r}")
             fd, events, data = int(match[1]), int(match[2], 16), int(match[3], 16)
             offset = seen[fd] = seen.get(fd, -1) + 1
-            target = self._target(table, look, fd, offset)
+            target = self._target(table, look, fd, offset, int(match[4] or "0", 16))
             if target is None:
                 table.refuse(
                     look,
                     "epoll-target",
-                    f"watches a file under number {fd}, which now stands for another file",
+                    f"watches a file under number {fd} that no process of the container has open",
                 )
                 return None
             items.append(EpollItem(fd=fd, events=events, data=data, file_id=target))
-        return Epoll(file_id=file_id, flags=look.flags, items=tuple(items), owner=table.owner(look))
+        ours = look.duplicate()
+        try:
+            ready = _polls(ours)
+            busy_poll = epoll_params(ours)
+        finally:
+            os.close(ours)
+        return Epoll(
+            file_id=file_id,
+            flags=look.flags,
+            items=tuple(items),
+            owner=table.owner(look),
+            ready=ready,
+            busy_poll=busy_poll,
+        )
 
     @staticmethod
-    def _target(table: FileTable, look: Look, fd: int, offset: int) -> int | None:
-        """The file record of a watched file, if a holder of the set still has it at *fd*."""
+    def _target(table: FileTable, look: Look, fd: int, offset: int, inode: int) -> int | None:
+        """The file record of a watched file: at *fd* of a holder of the set, or anywhere."""
+
+        def watched(pid: int, number: int) -> bool:
+            return kcmp.same_epoll_target(pid, number, look.pid, look.fd, fd, offset)
+
         own = table.file_id(look.pid, look.fd)
         for holder in table.looks[own] if own is not None else ():
             target = table.file_id(holder.pid, fd)
-            if target is not None and kcmp.same_epoll_target(
-                holder.pid, fd, look.pid, look.fd, fd, offset
-            ):
+            if target is not None and watched(holder.pid, fd):
                 return target
+        for file_id, group in table.looks.items():
+            if inode in (0, group[0].stat.st_ino) and watched(group[0].pid, group[0].fd):
+                return file_id
         return None
+
+    # Restore
 
     def restore(self, files: RestoredFiles, record: Epoll) -> int:
         return epoll_create()
 
     def finish(self, files: RestoredFiles, record: Epoll) -> None:
-        """Add the items, from within a process: an item is a file *and* its number there."""
-        for tracee, epoll_fd in files.holders(record.file_id):
-            batch = Batch()
-            mine = [i for i in record.items if files.descriptor(tracee.pid, i.fd) == i.file_id]
-            for item in mine:
-                event = _EVENT.pack(item.events, item.data)
-                # EEXIST: an earlier holder of the set has added the item.
-                batch.call("epoll_ctl", epoll_fd, EPOLL_CTL_ADD, item.fd, event, may_fail=True)
-                if batch.full:
-                    tracee.run(batch)
-                    batch = Batch()
-            if len(batch):
-                tracee.run(batch)
-            if len(mine) == len(record.items):
-                return
+        files.once("epolls", lambda: _finish_all(files))
+
+
+def _polls(fd: int) -> bool:
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _finish_all(files: RestoredFiles) -> None:
+    records = [record for record in files.all_of(Epoll) if record.file_id in files.fds]
+    for record in records:
+        if any(record.busy_poll):
+            set_epoll_params(files.fds[record.file_id], *record.busy_poll)
+        if record.items:
+            _add_items(files, record)
+    # An edge is reported when an item is added. A set that had nothing to tell has told it before.
+    # Twice, for what an inner set still had may have shown in the outer one.
+    for _ in range(2):
+        for record in records:
+            if not record.ready:
+                _drain(files.fds[record.file_id], len(record.items))
+
+
+def _add_items(files: RestoredFiles, record: Epoll) -> None:
+    epoll = files.fds[record.file_id]
+    for item in record.items:
+        if item.file_id not in files.fds or not 0 <= item.fd < MAX_NUMBER:
+            raise RestoreError(
+                f"epoll file {record.file_id} watches file {item.file_id} as number {item.fd}, "
+                "which cannot be",
+                reason="image-inconsistent",
+            )
+
+    def add() -> None:
+        above = max(item.fd for item in record.items) + 1
+        here = fcntl.fcntl(epoll, fcntl.F_DUPFD_CLOEXEC, above)
+        targets = {
+            file_id: fcntl.fcntl(files.fds[file_id], fcntl.F_DUPFD_CLOEXEC, above)
+            for file_id in {item.file_id for item in record.items}
+        }
+        # Those that have fired first, while nothing else in the set can have events.
+        for item in sorted(record.items, key=_has_fired, reverse=True):
+            os.dup2(targets[item.file_id], item.fd, inheritable=False)
+            if _has_fired(item):
+                _add_fired(here, item)
+            else:
+                epoll_add(here, item.fd, item.events, item.data)
+
+    with_own_table(add)
+
+
+def _has_fired(item: EpollItem) -> bool:
+    return bool(item.events & EPOLLONESHOT) and not item.events & _EVENTS
+
+
+def _add_fired(epoll: int, item: EpollItem) -> None:
+    """Add a one-shot item and let it fire: nothing else can switch it off."""
+    epoll_add(epoll, item.fd, item.events | _ALL_EVENTS, item.data)
+    if not epoll_take(epoll):
+        # There is nothing to fire at. It stays open to errors and hang-ups, and to those alone.
+        epoll_modify(epoll, item.fd, item.events, item.data)
+
+
+def _drain(epoll: int, items: int) -> None:
+    # A level that is there after all would come again and again.
+    for _ in range(items // TAKEN_AT_ONCE + 1):
+        if not epoll_take(epoll):
+            return

@@ -6,7 +6,7 @@ import importlib
 import os
 import pkgutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,6 +34,7 @@ class Look:
         stat: fstat(2) of the file.
         info: /proc/PID/fdinfo/FD.
         duplicate: Gives a descriptor of ours for the same open file description.
+        where: How a message names it when no process has it: "queued in ...".
     """
 
     pid: int
@@ -42,6 +43,7 @@ class Look:
     stat: os.stat_result
     info: FdInfo
     duplicate: Callable[[], int]
+    where: str = ""
 
     @property
     def flags(self) -> int:
@@ -68,12 +70,14 @@ class Kind:
         record: Class of the records that `dump` makes and `restore` takes.
         own_flags: Whether the restored description takes the record's status flags and SIGIO
             owner; not one that belongs to somebody else.
+        finishes_last: Whether `finish` has to see every other kind finished.
     """
 
     name: ClassVar[str]
     rank: ClassVar[int] = 50
     record: ClassVar[type[Any]]
     own_flags: ClassVar[bool] = True
+    finishes_last: ClassVar[bool] = False
     all: ClassVar[list[Kind]] = []
 
     def __init_subclass__(cls) -> None:
@@ -84,13 +88,24 @@ class Kind:
         """Whether *look* is of this kind."""
         raise NotImplementedError
 
+    def inside(self, table: FileTable, look: Look) -> Iterable[Look]:
+        """Descriptions that live in this one, perhaps nowhere else: on their way in a socket."""
+        return ()
+
     def dump(self, table: FileTable, look: Look, file_id: int) -> Record | None:
         """Make the record of an open file description; None after refusing it."""
         raise NotImplementedError
 
+    def references(self, record: Any) -> Iterable[int]:
+        """The file records that `inside` has found, by id: restored because this one is."""
+        return ()
+
     def restore(self, files: RestoredFiles, record: Any) -> int:
         """Recreate the open file description and return a descriptor of ours for it."""
         raise NotImplementedError
+
+    def fill(self, files: RestoredFiles, record: Any) -> None:
+        """Put in what needs other descriptions: all are restored, no process has any yet."""
 
     def finish(self, files: RestoredFiles, record: Any) -> None:
         """A second step, when every process has its descriptors: epoll's items, locks."""

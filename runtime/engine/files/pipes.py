@@ -8,24 +8,25 @@ import os
 import select
 import stat
 import termios
+from collections.abc import Callable
 
 from formats.records.files import Pipe, PipeEnd
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.mounts import open_inside
+from runtime.engine.files.nameless import make_nameless
 from runtime.engine.files.restored import RestoredFiles, open_again
-from runtime.engine.files.table import FileTable
+from runtime.engine.files.table import DELETED, FileTable
+from runtime.errors import RestoreError
 from runtime.kernel.splice import tee
 
 SAVED = (
     (
         "pipes, FIFOs",
-        "content, capacity, flags, ends in different processes, ends that are closed",
+        "content, packets (`O_DIRECT`), capacity, flags, ends in different processes, ends that "
+        "are closed; FIFOs whose name is gone",
     ),
 )
-REFUSED = (
-    ("pipe-outside", "a pipe whose other end is outside the container"),
-    ("pipe-packets", "packets (`O_DIRECT`) that are not yet read"),
-)
+REFUSED = (("pipe-outside", "a pipe whose other end is outside the container"),)
 
 ACCESS_MODE = 3
 
@@ -42,101 +43,228 @@ class Pipes(Kind):
 
     def dump(self, table: FileTable, look: Look, file_id: int) -> PipeEnd | None:
         pipe_id = table.once(("pipe", look.stat.st_dev, look.stat.st_ino), table.context.new_id)
-        table.once(("pipe-content", pipe_id), lambda: self._dump_pipe(table, look, pipe_id))
-        return PipeEnd(file_id=file_id, pipe_id=pipe_id, flags=look.flags, owner=table.owner(look))
+        pipe = table.once(("pipe-content", pipe_id), lambda: self._dump_pipe(table, look, pipe_id))
+        return PipeEnd(
+            file_id=file_id,
+            pipe_id=pipe_id,
+            flags=look.flags,
+            owner=table.owner(look),
+            lonely=pipe is not None and bool(pipe.path) and _is_lonely(table, look),
+        )
 
-    def _dump_pipe(self, table: FileTable, look: Look, pipe_id: int) -> None:
-        path = "" if look.link.startswith("pipe:") else look.link
-        if path and not table.mounts.reaches(path, look.stat):
+    def _dump_pipe(self, table: FileTable, look: Look, pipe_id: int) -> Pipe | None:
+        path, deleted = _path_of(table, look)
+        if path is None:
             table.refuse(look, "file-outside", "is a FIFO that has no name inside the container")
-            return
-        ends = table.same_inode(look)
-        fd = os.open(look.proc_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            return None
+        if not _is_complete(table, look):
+            table.refuse(look, "pipe-outside", "is a pipe whose other end is outside the container")
+            return None
+        fd = _reader(table, look)
         try:
-            content = peek_pipe(fd)
+            parts = peek_pipe(fd)
             capacity = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
         finally:
             os.close(fd)
-        if any(end.flags & os.O_DIRECT for end in ends) and content:
-            table.refuse(look, "pipe-packets", "holds packets (O_DIRECT) that are not yet read")
-            return
-        self._check_ends(table, look, ends)
-        table.records.append(
-            Pipe(
-                pipe_id=pipe_id,
-                capacity=capacity,
-                content=content,
-                path=path,
-                uid=look.stat.st_uid,
-                gid=look.stat.st_gid,
-            )
+        direct = any(end.flags & os.O_DIRECT for end in table.same_inode(look))
+        pipe = Pipe(
+            pipe_id=pipe_id,
+            capacity=capacity,
+            content=b"".join(parts),
+            packets=tuple(map(len, parts)) if direct or len(parts) > 1 else (),
+            path=path,
+            uid=look.stat.st_uid,
+            gid=look.stat.st_gid,
+            deleted=deleted,
+            mode=stat.S_IMODE(look.stat.st_mode),
         )
+        table.records.append(pipe)
+        return pipe
 
-    @staticmethod
-    def _check_ends(table: FileTable, look: Look, ends: list[Look]) -> None:
-        """Refuse a pipe whose other end is held by somebody outside of the container."""
-        modes = {end.flags & ACCESS_MODE for end in ends}
-        reads = bool(modes & {os.O_RDONLY, os.O_RDWR})
-        writes = bool(modes & {os.O_WRONLY, os.O_RDWR})
-        if reads and writes:
-            return
-        fd = look.duplicate()
-        try:
-            poller = select.poll()
-            poller.register(fd, select.POLLIN if reads else select.POLLOUT)
-            events = dict(poller.poll(0)).get(fd, 0)
-        finally:
-            os.close(fd)
-        alone = events & (select.POLLHUP if reads else select.POLLERR)
-        if not alone:
-            table.refuse(look, "pipe-outside", "is a pipe whose other end is outside the container")
+    # Restore
 
     def restore(self, files: RestoredFiles, record: PipeEnd) -> int:
-        through = files.once(("pipe", record.pipe_id), lambda: self._restore_pipe(files, record))
-        # Opening by the magic link makes a description of its own, with its own flags.
-        return open_again(through, record.flags | os.O_NONBLOCK)
-
-    @staticmethod
-    def _restore_pipe(files: RestoredFiles, record: PipeEnd) -> int:
-        """A read-write descriptor for the pipe, which is closed when all ends exist."""
         pipe = files.record_of(Pipe, record.pipe_id)
-        if pipe.path:
-            through = open_inside(files.root, pipe.path, os.O_RDWR | os.O_NONBLOCK)
+        if record.lonely and pipe.path and not pipe.deleted:
+            return _open_fifo(files, pipe.path, record.flags | os.O_NONBLOCK)
+        restored = files.once(("pipe", record.pipe_id), lambda: _Restored(files, pipe))
+        return restored.end(record.flags & ~os.O_DIRECT)
+
+    def fill(self, files: RestoredFiles, record: PipeEnd) -> None:
+        restored: _Restored | None = files.made(("pipe", record.pipe_id))
+        if restored is not None:
+            restored.close()
+
+
+def _path_of(table: FileTable, look: Look) -> tuple[str | None, bool]:
+    """Where a FIFO is inside the container, empty for a pipe; and whether it has lost its name."""
+    if look.link.startswith("pipe:"):
+        return "", False
+    if look.stat.st_nlink == 0:
+        return look.link.removesuffix(DELETED), True
+    if table.mounts.reaches(look.link, look.stat):
+        return look.link, False
+    return table.find_inode(look.stat.st_dev, look.stat.st_ino), False
+
+
+def _modes(table: FileTable, look: Look) -> set[int]:
+    return {end.flags & ACCESS_MODE for end in table.same_inode(look)}
+
+
+def _is_complete(table: FileTable, look: Look) -> bool:
+    """Whether nobody outside of the container has an end of the pipe that nobody inside has."""
+    modes = _modes(table, look)
+    if os.O_RDWR in modes or len(modes) > 1:
+        return True
+    if os.O_WRONLY in modes:
+        return bool(_events(look) & select.POLLERR)
+    if _events(look) & select.POLLHUP:
+        return True
+    # A FIFO's reader sees a hang-up only after it has seen a writer; a read tells if there is one.
+    fd = os.open(look.proc_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        return not _waiting(fd) and not os.read(fd, 1)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def _reader(table: FileTable, look: Look) -> int:
+    """A descriptor of ours that can read the pipe."""
+    for end in table.same_inode(look):
+        if end.flags & ACCESS_MODE != os.O_WRONLY:
+            return end.duplicate()
+    return os.open(look.proc_path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _events(look: Look) -> int:
+    fd = look.duplicate()
+    try:
+        poller = select.poll()
+        poller.register(fd, select.POLLIN | select.POLLOUT)
+        return dict(poller.poll(0)).get(fd, 0)
+    finally:
+        os.close(fd)
+
+
+def _is_lonely(table: FileTable, look: Look) -> bool:
+    """Whether a reader has never seen a writer."""
+    if look.flags & ACCESS_MODE != os.O_RDONLY:
+        return False
+    return _modes(table, look) == {os.O_RDONLY} and not _events(look) & select.POLLHUP
+
+
+class _Restored:
+    """A pipe from which ends are made."""
+
+    def __init__(self, files: RestoredFiles, pipe: Pipe) -> None:
+        self._free: dict[int, int] = {}
+        if pipe.path and not pipe.deleted:
+            self._through = _open_fifo(files, pipe.path, os.O_RDWR | os.O_NONBLOCK)
+        elif pipe.path:
+            self._through = make_nameless(files.root, pipe.path, _make_fifo(pipe))
         else:
-            read, write = os.pipe2(os.O_CLOEXEC)
-            os.fchown(read, pipe.uid, pipe.gid)
-            through = open_again(read, os.O_RDWR | os.O_NONBLOCK)
-            os.close(read)
-            os.close(write)
-        files.close_later(through)
-        fcntl.fcntl(through, fcntl.F_SETPIPE_SZ, pipe.capacity)
-        content = memoryview(pipe.content)
-        while content:
-            content = content[os.write(through, content) :]
-        return through
+            self._through, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+            os.fchown(write, pipe.uid, pipe.gid)
+            # The first reader and the first writer need not be opened anew.
+            self._free = {os.O_RDONLY: self._through, os.O_WRONLY: write}
+        self._named = bool(pipe.path)
+        if fcntl.fcntl(self._through, fcntl.F_GETPIPE_SZ) != pipe.capacity:
+            fcntl.fcntl(self._through, fcntl.F_SETPIPE_SZ, pipe.capacity)
+        if pipe.content:
+            self._fill(pipe)
+
+    def end(self, flags: int) -> int:
+        """A description of an end; its changeable flags are the caller's to set."""
+        free = self._free.pop(flags & ACCESS_MODE, None)
+        # Opening by the magic link makes a description of its own, with its own flags.
+        return open_again(self._through, flags | os.O_NONBLOCK) if free is None else free
+
+    def close(self) -> None:
+        """Close what no process is going to have."""
+        for fd in self._free.values():
+            os.close(fd)
+        self._free.clear()
+        if self._named:
+            os.close(self._through)
+            self._named = False
+
+    def _fill(self, pipe: Pipe) -> None:
+        if sum(pipe.packets) not in (0, len(pipe.content)) or not all(pipe.packets):
+            raise RestoreError(
+                f"pipe {pipe.pipe_id} holds {len(pipe.content)} bytes in packets of "
+                f"{sum(pipe.packets)}",
+                reason="image-inconsistent",
+            )
+        fd = open_again(self._through, os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            if pipe.packets:
+                fcntl.fcntl(fd, fcntl.F_SETFL, os.O_DIRECT | os.O_NONBLOCK)
+            content = memoryview(pipe.content)
+            for size in pipe.packets or (len(content),):
+                _write_all(fd, content[:size])
+                content = content[size:]
+        finally:
+            os.close(fd)
 
 
-def peek_pipe(fd: int) -> bytes:
-    """What is in a pipe, without taking it.
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]
 
-    Args:
-        fd: A readable end, O_NONBLOCK.
-    """
+
+def _open_fifo(files: RestoredFiles, path: str, flags: int) -> int:
+    """Open a FIFO by its name; an image must not make us open anything else."""
+    place = open_inside(files.root, path, os.O_PATH | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISFIFO(os.fstat(place).st_mode):
+            raise RestoreError(f"{path} is not a FIFO any more", reason="file-changed")
+        return open_again(place, flags)
+    finally:
+        os.close(place)
+
+
+def _make_fifo(pipe: Pipe) -> Callable[[int, str], int]:
+    def make(top: int, name: str) -> int:
+        os.mkfifo(name, 0o600, dir_fd=top)
+        fd = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=top)
+        os.fchown(fd, pipe.uid, pipe.gid)
+        os.fchmod(fd, pipe.mode & 0o7777)
+        return fd
+
+    return make
+
+
+def _waiting(fd: int) -> int:
     size = array.array("i", [0])
     fcntl.ioctl(fd, termios.FIONREAD, size)
-    if not size[0]:
-        return b""
+    return size[0]
+
+
+def peek_pipe(fd: int) -> list[bytes]:
+    """What is in a pipe, without taking it: its packets, or everything as one.
+
+    Args:
+        fd: A readable end.
+    """
+    size = _waiting(fd)
+    if not size:
+        return []
     read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ))
         # tee(2) copies page references; a pipe of the same capacity takes all of them at once.
-        copied = tee(fd, write, size[0])
-        content = bytearray()
-        while len(content) < copied:
-            content += os.read(read, copied - len(content))
-        if copied != size[0]:
-            raise OSError(5, f"tee copied {copied} of {size[0]} bytes of a pipe")
-        return bytes(content)
+        copied = tee(fd, write, size)
+        parts: list[bytes] = []
+        left = copied
+        while left:
+            # A read ends where a packet ends, and nowhere else.
+            parts.append(os.read(read, left))
+            left -= len(parts[-1])
+        if copied != size:
+            raise OSError(5, f"tee copied {copied} of {size} bytes of a pipe")
+        return parts
     finally:
         os.close(read)
         os.close(write)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
 from formats.records.codec import Record
 from formats.records.files import DeletedFile, MemFd
 from formats.records.memory import SharedMemory
+from formats.records.task import Process
 from runtime.engine.api import RestoreOptions
 from runtime.engine.files.mounts import open_inside
-from runtime.engine.remote import Batch, Tracee
+from runtime.engine.new_task import NewTask
+from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
 from runtime.kernel import pidfd
 from runtime.kernel.shmem import shared_anonymous
@@ -37,7 +40,11 @@ class RestoredFiles:
         options: What the caller gives or allows.
         fds: Our descriptor for each file record.
         unix_senders: Our descriptors for the far ends of UNIX sockets while they are filled.
-        tracees: Leader of each process by its pid inside.
+        tracees: Leader of each process by its pid as we see it.
+        ns_pids: The pid inside of each of these.
+        tids: Every task that exists, zombies-to-be included: our id for it by the one inside.
+        ids: Every id inside that a task, group or session of the image has.
+        channel: The other end of every task's `runtime.engine.new_task.CHANNEL_FD`.
     """
 
     def __init__(
@@ -46,17 +53,21 @@ class RestoredFiles:
         *,
         root: str,
         stdio: tuple[int, int, int],
-        init: Tracee,
+        init: NewTask,
         options: RestoreOptions,
+        channel: socket.socket,
     ) -> None:
         self._records = list(records)
         self.root = root
         self.stdio = stdio
         self.init = init
         self.options = options
+        self.channel = channel
         self.fds: dict[int, int] = {}
         self.unix_senders: dict[int, int] = {}
-        self.tracees: dict[int, Tracee] = {init.pid: init}
+        self.tracees: dict[int, NewTask] = {init.pid: init}
+        self.tids: dict[int, int] = {}
+        self.ids = set(self._ids())
         self.ns_pids: dict[int, int] = {}
         self.tables: dict[int, dict[int, int]] = {}
         self.table_ids: set[int] = set()
@@ -82,6 +93,11 @@ class RestoredFiles:
                 reason="image-inconsistent",
             ) from None
 
+    def _ids(self) -> Iterator[int]:
+        for process in self.all_of(Process):
+            yield from (process.pid, process.pgid, process.sid)
+            yield from (thread.tid for thread in process.threads)
+
     def _index(self, kind: type[R]) -> dict[int, R]:
         field = next((f for f in _ID_FIELDS if f in kind.__dataclass_fields__), "file_id")  # type: ignore[attr-defined]
         return {getattr(record, field): record for record in self.all_of(kind)}
@@ -92,6 +108,10 @@ class RestoredFiles:
             self._once[key] = make()
         result: T = self._once[key]
         return result
+
+    def made(self, key: object) -> Any:
+        """What `once` has made for *key*, or None."""
+        return self._once.get(key)
 
     # Contents
 
@@ -165,16 +185,7 @@ class RestoredFiles:
         self.init.run(batch)
         return ours
 
-    def holders(self, file_id: int) -> list[tuple[Tracee, int]]:
-        """Every process that has a file, with its number there; one per descriptor table."""
-        return [
-            (self.tracees[pid], fd)
-            for pid, table in self.tables.items()
-            for fd, held in table.items()
-            if held == file_id
-        ]
-
-    def holder(self, file_id: int, ns_pid: int) -> tuple[Tracee, int]:
+    def holder(self, file_id: int, ns_pid: int) -> tuple[NewTask, int]:
         """A number of the file in the process whose pid inside is *ns_pid*."""
         for pid, table in self.tables.items():
             if self.ns_pids[pid] == ns_pid:
@@ -182,10 +193,6 @@ class RestoredFiles:
                     if held == file_id:
                         return self.tracees[pid], fd
         raise RestoreError(f"process {ns_pid} holds a lock on a file that it does not have open")
-
-    def descriptor(self, pid: int, fd: int) -> int | None:
-        """The file record behind number *fd* of process *pid* (in our namespace)."""
-        return self.tables[pid].get(fd)
 
     # The end
 

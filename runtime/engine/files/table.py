@@ -69,6 +69,8 @@ class FileTable:
         self._mapped: dict[tuple[str, int, int, int], int] = {}
         self._pidfds: dict[int, int] = {}
         self._file_ids: dict[tuple[int, int], int] = {}
+        self._alike: dict[tuple[int | str, ...], list[int]] = {}
+        self._held: list[int] = []
         self._once: dict[object, Any] = {}
 
     @property
@@ -88,6 +90,9 @@ class FileTable:
         for fd in self._pidfds.values():
             os.close(fd)
         self._pidfds.clear()
+        for fd in self._held:
+            os.close(fd)
+        self._held.clear()
 
     # Descriptors
 
@@ -97,62 +102,101 @@ class FileTable:
         Args:
             pids: One process per descriptor table.
         """
-        looks = [look for pid in pids for look in self._looks(pid)]
         kinds = load_kinds()
-        for group in self._same_descriptions(looks):
-            file_id = self.context.new_id()
-            self.looks[file_id] = group
-            for look in group:
-                self._file_ids[look.pid, look.fd] = file_id
-        for file_id, group in self.looks.items():
-            self._dump_one(kinds, group[0], file_id)
+        fresh = self._enter([look for pid in pids for look in self._looks(pid)])
+        found: list[tuple[int, Look, Kind | None]] = []
+        while fresh:
+            inside: list[Look] = []
+            for file_id, look in fresh:
+                kind = next((kind for kind in kinds if kind.matches(self, look)), None)
+                found.append((file_id, look, kind))
+                if kind is not None:
+                    inside += kind.inside(self, look)
+            # What is on its way through a socket may itself be one with something in it.
+            fresh = self._enter(inside)
+        for file_id, look, kind in found:
+            if kind is None:
+                self.refuse(look, "fd-kind", f"is {_a(look)}, which wherry cannot save")
+            elif (record := kind.dump(self, look, file_id)) is not None:
+                self.records.append(record)
 
-    def _dump_one(self, kinds: list[Kind], look: Look, file_id: int) -> None:
-        for kind in kinds:
-            if kind.matches(self, look):
-                record = kind.dump(self, look, file_id)
-                if record is not None:
-                    self.records.append(record)
-                return
-        self.refuse(look, "fd-kind", f"is {_a(look)}, which wherry cannot save")
+    def _enter(self, looks: list[Look]) -> list[tuple[int, Look]]:
+        """Give every description a number; returns those that had none, one descriptor of each."""
+        fresh = []
+        likely: dict[tuple[int | str, ...], list[Look]] = {}
+        for look in looks:
+            likely.setdefault(_likeness(look), []).append(look)
+        for key, candidates in likely.items():
+            known = self._alike.setdefault(key, [])
+            groups = (
+                [candidates]
+                if len(candidates) == 1
+                else kcmp.group_same(candidates, _compare_files)
+            )
+            new: list[int] = []
+            for group in groups:
+                file_id = self._known(known, group[0])
+                if file_id is None:
+                    file_id = self.context.new_id()
+                    new.append(file_id)
+                    fresh.append((file_id, group[0]))
+                    self.looks[file_id] = []
+                self.looks[file_id] += group
+                for look in group:
+                    self._file_ids[look.pid, look.fd] = file_id
+            known += new
+        return fresh
+
+    def _known(self, candidates: list[int], look: Look) -> int | None:
+        for file_id in candidates:
+            if _compare_files(self.looks[file_id][0], look) == 0:
+                return file_id
+        return None
 
     def _looks(self, pid: int) -> Iterator[Look]:
         for fd in proc_fdinfo.descriptors(pid):
-            yield Look(
-                pid=pid,
-                fd=fd,
-                link=proc_fdinfo.readlink(pid, fd),
-                stat=os.stat(f"/proc/{pid}/fd/{fd}"),
-                info=proc_fdinfo.fdinfo(pid, fd),
-                duplicate=partial(self._duplicate, pid, fd),
-            )
+            yield self._look(pid, fd, partial(self._duplicate, pid, fd))
+
+    def held(self, fd: int, where: str) -> Look:
+        """A look at a descriptor of ours, which a dump found outside of every descriptor table.
+
+        Args:
+            fd: The table closes it in the end.
+            where: For messages.
+        """
+        self._held.append(fd)
+        return self._look(os.getpid(), fd, partial(os.dup, fd), where)
+
+    @staticmethod
+    def _look(pid: int, fd: int, duplicate: Callable[[], int], where: str = "") -> Look:
+        path = f"/proc/{pid}/fd/{fd}"
+        return Look(
+            pid=pid,
+            fd=fd,
+            link=os.readlink(path),
+            stat=os.stat(path),
+            info=proc_fdinfo.fdinfo(pid, fd),
+            duplicate=duplicate,
+            where=where,
+        )
 
     def _duplicate(self, pid: int, fd: int) -> int:
         if pid not in self._pidfds:
             self._pidfds[pid] = pidfd.open_pidfd(pid)
         return pidfd.get_fd(self._pidfds[pid], fd)
 
-    def _same_descriptions(self, looks: list[Look]) -> list[list[Look]]:
-        likely: dict[tuple[int, int, int, int], list[Look]] = {}
-        for look in looks:
-            key = (look.stat.st_dev, look.stat.st_ino, look.flags, look.info.position)
-            likely.setdefault(key, []).append(look)
-        groups = []
-        for candidates in likely.values():
-            if len(candidates) == 1:
-                groups.append(candidates)
-            else:
-                groups += kcmp.group_same(candidates, _compare_files)
-        return groups
-
     def descriptors(self, pid: int) -> tuple[Descriptor, ...]:
         """The descriptor table of a process that `collect` has seen."""
-        return tuple(
-            Descriptor(fd=look.fd, file_id=file_id, cloexec=bool(look.info.flags & os.O_CLOEXEC))
-            for file_id, group in self.looks.items()
-            for look in group
-            if look.pid == pid
-        )
+        tables: dict[int, list[Descriptor]] = self.once("tables", self._tables)
+        return tuple(tables.get(pid, ()))
+
+    def _tables(self) -> dict[int, list[Descriptor]]:
+        found: dict[int, list[Descriptor]] = {}
+        for file_id, group in self.looks.items():
+            for look in group:
+                cloexec = bool(look.info.flags & os.O_CLOEXEC)
+                found.setdefault(look.pid, []).append(Descriptor(look.fd, file_id, cloexec))
+        return found
 
     def file_id(self, pid: int, fd: int) -> int | None:
         """The record behind a descriptor, if there is one."""
@@ -160,7 +204,11 @@ class FileTable:
 
     def refuse(self, look: Look, reason: str, sentence: str) -> None:
         """Note that a descriptor cannot be saved."""
-        subject = self.context.subject(look.pid, f"fd {look.fd} ({look.link})")
+        subject = (
+            f"{look.where} ({look.link})"
+            if look.where
+            else self.context.subject(look.pid, f"fd {look.fd} ({look.link})")
+        )
         self.context.refuse(reason, subject, sentence)
 
     def owner(self, look: Look) -> Owner | None:
@@ -291,6 +339,13 @@ class FileTable:
 def open_again(path: str) -> int:
     """Open a file anew by a /proc link: a description of our own, whose offset is ours."""
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOATIME)
+
+
+def _likeness(look: Look) -> tuple[int | str, ...]:
+    """What two descriptors of one description have in common, and two others seldom."""
+    # Nameless kinds share one inode; eventfds are numbered.
+    number = look.info["eventfd-id"][0] if "eventfd-id" in look.info else ""
+    return look.stat.st_dev, look.stat.st_ino, look.flags, look.info.position, number
 
 
 def _compare_files(a: Look, b: Look) -> int:
