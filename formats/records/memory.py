@@ -48,6 +48,11 @@ class Vma:
     accounted: bool = True
     lock_on_fault: bool = False
 
+    @property
+    def map_file(self) -> str:
+        """Name below /proc/PID/map_files."""
+        return f"{self.start:x}-{self.end:x}"
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -78,8 +83,9 @@ class AddressSpace:
         exe_file_id: File record of the program.
         vmas: By address.
         locked_future: mlockall(2) flags in force, or 0.
-        early_id: Object that holds the pages of anonymous mappings, ahead of other contents, since
+        early_id: Object that holds pages of private mappings, ahead of other contents, since
             children share some of them; 0 if none does.
+        early_files: File records whose private mappings are among these; beside anonymous ones.
         parent_mm_id: The address space that this one was forked from, if they still share pages.
         shared: (start, length) in bytes of these pages; they are stored with the parent.
     """
@@ -91,6 +97,7 @@ class AddressSpace:
     vmas: tuple[Vma, ...]
     locked_future: int = 0
     early_id: int = 0
+    early_files: tuple[int, ...] = ()
     parent_mm_id: int = 0
     shared: tuple[tuple[int, int], ...] = ()
 

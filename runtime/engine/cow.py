@@ -1,9 +1,12 @@
 """Pages that a child still shares with its parent since the fork: found, and shared again.
 
-Such pages are stored once, with the parent. A restore maps and fills the parent's anonymous
-memory before the parent makes its children, so they inherit it as they did in their first life;
-then each drops what is not shared and gets what is its own. What a child cannot inherit after all,
-because another task has to make it, is copied.
+Such pages are stored once, with the parent. A restore maps and fills the parent's private memory
+before the parent makes its children, so they inherit it as they did in their first life; then each
+drops what is not shared and gets what is its own. What a child cannot inherit after all, because
+another task has to make it, is copied.
+
+Private mappings of files belong to it only if the file lies on the container's root file system:
+other mounts do not exist yet when the tree grows.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from runtime.engine.dump_memory import PageRun
 from runtime.engine.mappings import MAP_LOCKED, MAP_PRIVATE
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Batch
-from runtime.engine.restore_memory import MemoryWriter, first_protection, map_anonymous, name_vma
+from runtime.engine.restore_memory import MemoryWriter, first_protection, map_part, name_vma
 from runtime.errors import RestoreError
 from runtime.kernel import pagemap
 
@@ -32,14 +35,16 @@ _COPY_SIZE = 4 << 20
 Range = tuple[int, int]  # start and end, byte addresses
 
 
+def is_early(space: AddressSpace, vma: Vma) -> bool:
+    """Whether a mapping is made before the process makes children, if it has any that share."""
+    if vma.backing is Backing.ANONYMOUS:
+        return bool(vma.flags & MAP_PRIVATE)
+    return bool(vma.flags & MAP_PRIVATE) and vma.object_id in space.early_files
+
+
 def _inheritable(space: AddressSpace) -> list[Vma]:
-    return [
-        vma
-        for vma in space.vmas
-        if vma.backing is Backing.ANONYMOUS
-        and vma.flags & MAP_PRIVATE
-        and not {MADV_DONTFORK, MADV_WIPEONFORK} & set(vma.advice)
-    ]
+    unfit = {MADV_DONTFORK, MADV_WIPEONFORK}
+    return [vma for vma in space.vmas if is_early(space, vma) and not unfit & set(vma.advice)]
 
 
 def _alike(a: Vma, b: Vma) -> bool:
@@ -48,6 +53,8 @@ def _alike(a: Vma, b: Vma) -> bool:
         a.flags & ~MAP_LOCKED == b.flags & ~MAP_LOCKED
         and a.accounted == b.accounted
         and a.advice == b.advice
+        and a.object_id == b.object_id
+        and (a.object_id == 0 or a.offset - a.start == b.offset - b.start)
     )
 
 
@@ -94,22 +101,38 @@ class Pages:
 
     def own(self, *, early: bool) -> Iterator[PageRun]:
         """The pages to store: ahead of everything else, or with the rest."""
-        split = self.space.early_id != 0
-        wanted = (run for run in self.runs if early == (split and run[3]))
-        return _without(wanted, [(start, start + size) for start, size in self.space.shared])
+        runs = _without(self.runs, [(start, start + size) for start, size in self.space.shared])
+        if not self.space.early_id:
+            return iter(()) if early else runs
+        ahead = [(vma.start, vma.end) for vma in self.space.vmas if is_early(self.space, vma)]
+        return _intersection(runs, ahead) if early else _without(runs, ahead)
 
 
-def share_pages(all_pages: Sequence[Pages], new_id: Callable[[], int]) -> None:
-    """Find what each process shares with its parent, and say so in the records."""
+def share_pages(
+    all_pages: Sequence[Pages],
+    new_id: Callable[[], int],
+    files_on_root: Callable[[Pages], Iterable[int]],
+) -> None:
+    """Find what each process shares with its parent, and say so in the records.
+
+    Args:
+        all_pages: Of every process.
+        new_id: Gives out object ids.
+        files_on_root: The file records of an address space that lie on the root file system.
+    """
     by_pid = {pages.pid: pages for pages in all_pages}
     families = Counter(pages.ancestry for pages in all_pages)
     for pages in all_pages:
         pages.related = families[pages.ancestry] > 1
+        if pages.related:
+            on_root = tuple(sorted(files_on_root(pages)))
+            pages.space = dataclasses.replace(pages.space, early_files=on_root)
+    for pages in all_pages:
         parent = by_pid.get(pages.parent)
         if parent is None or parent.ancestry != pages.ancestry:
             continue
         common = [(start, end) for start, end, _, _ in common_parts(pages.space, parent.space)]
-        held = _intersection(((run[0], run[1]) for run in pages.runs if run[3]), common)
+        held = ((start, end) for start, end, _ in _intersection(pages.runs, common))
         shared = tuple(
             (start, end - start) for start, end in pagemap.shared_runs(pages.pid, parent.pid, held)
         )
@@ -134,33 +157,33 @@ def by_birth(all_pages: Sequence[Pages]) -> Iterator[Pages]:
         waiting += reversed(children.get(pages.pid, []))
 
 
-def _intersection(runs: Iterable[Range], parts: Sequence[Range]) -> Iterator[Range]:
+def _intersection(runs: Iterable[PageRun], parts: Sequence[Range]) -> Iterator[PageRun]:
     """Both ascending."""
     index = 0
-    for start, end in runs:
+    for start, end, readable in runs:
         while index < len(parts) and parts[index][1] <= start:
             index += 1
         at = index
         while at < len(parts) and parts[at][0] < end:
-            yield max(start, parts[at][0]), min(end, parts[at][1])
+            yield max(start, parts[at][0]), min(end, parts[at][1]), readable
             at += 1
 
 
 def _without(runs: Iterable[PageRun], holes: Sequence[Range]) -> Iterator[PageRun]:
     """Runs without what lies in *holes*; both ascending."""
     index = 0
-    for first, end, readable, anonymous in runs:
+    for first, end, readable in runs:
         start = first
         while index < len(holes) and holes[index][1] <= start:
             index += 1
         at = index
         while at < len(holes) and holes[at][0] < end:
             if start < holes[at][0]:
-                yield start, holes[at][0], readable, anonymous
+                yield start, holes[at][0], readable
             start = max(start, holes[at][1])
             at += 1
         if start < end:
-            yield start, end, readable, anonymous
+            yield start, end, readable
 
 
 # Restore
@@ -173,6 +196,7 @@ class Inheritance:
         spaces: By ``mm_id``.
         chunks_of: The chunks of an early object.
         clear: Unmaps everything that a task has inherited.
+        open_files: Gives a task descriptors for file records; the caller closes them there.
     """
 
     def __init__(
@@ -180,10 +204,12 @@ class Inheritance:
         spaces: dict[int, AddressSpace],
         chunks_of: Callable[[int], Iterable[Chunk]],
         clear: Callable[[NewTask], None],
+        open_files: Callable[[NewTask, Iterable[int]], dict[int, int]],
     ) -> None:
         self._spaces = spaces
         self._chunks_of = chunks_of
         self._clear = clear
+        self._open_files = open_files
         self._to_copy: list[AddressSpace] = []
         self.mapped: set[int] = set()
 
@@ -202,13 +228,31 @@ class Inheritance:
         if not inherits and not space.early_id:
             return
         kept = _keep(task, space, self._spaces[born_with]) if inherits else []
-        _map_rest(task, space, kept)
+        self._map_rest(task, space, kept)
         self.mapped.add(space.mm_id)
         task.memory = space.mm_id
         if space.early_id:
             writer = MemoryWriter({space.early_id: (space, task.pid)})
             for chunk in self._chunks_of(space.early_id):
                 writer.write(chunk, memoryview(bytearray(chunk.unpack())))
+
+    def _map_rest(self, task: NewTask, space: AddressSpace, kept: Sequence[Range]) -> None:
+        missing = [
+            (vma, start, end)
+            for vma in space.vmas
+            if is_early(space, vma)
+            for start, end in _gaps([(vma.start, vma.end)], kept)
+        ]
+        numbers = self._open_files(task, {vma.object_id for vma, _, _ in missing} - {0})
+        batch = Batch()
+        for vma, start, end in missing:
+            batch = _room(task, batch)
+            map_part(batch, vma, start, end, numbers.get(vma.object_id))
+        for number in numbers.values():
+            batch = _room(task, batch)
+            batch.call("close", number)
+        if len(batch):
+            task.do(batch)
 
     def copy_rest(self, writer: MemoryWriter) -> None:
         """Copy what could not be inherited; when all contents are in place."""
@@ -233,7 +277,7 @@ def _keep(task: NewTask, space: AddressSpace, parent: AddressSpace) -> list[Rang
     born_with = [
         (vma.start, vma.end)
         for vma in parent.vmas
-        if vma.backing is Backing.ANONYMOUS and MADV_DONTFORK not in vma.advice
+        if is_early(parent, vma) and MADV_DONTFORK not in vma.advice
     ]
     for start, end in _gaps(born_with, kept):
         batch = _room(task, batch)
@@ -246,22 +290,11 @@ def _keep(task: NewTask, space: AddressSpace, parent: AddressSpace) -> list[Rang
         batch = _room(task, batch)
         if first_protection(ours) != first_protection(theirs):
             batch.call("mprotect", start, end - start, first_protection(ours))
-        if ours.name != theirs.name:
+        if ours.name != theirs.name and ours.backing is Backing.ANONYMOUS:
             name_vma(batch, start, end - start, ours.name)
     if len(batch):
         task.do(batch)
     return kept
-
-
-def _map_rest(task: NewTask, space: AddressSpace, kept: Sequence[Range]) -> None:
-    batch = Batch()
-    for vma in space.vmas:
-        if vma.backing is Backing.ANONYMOUS:
-            for start, end in _gaps([(vma.start, vma.end)], kept):
-                batch = _room(task, batch)
-                map_anonymous(batch, vma, start, end)
-    if len(batch):
-        task.do(batch)
 
 
 def _room(task: NewTask, batch: Batch) -> Batch:
@@ -273,5 +306,5 @@ def _room(task: NewTask, batch: Batch) -> Batch:
 
 def _gaps(ranges: Iterable[Range], taken: Sequence[Range]) -> Iterator[Range]:
     """What is left of *ranges* without *taken*; both ascending and disjoint."""
-    for start, end, _, _ in _without(((low, high, True, True) for low, high in ranges), taken):
+    for start, end, _ in _without(((low, high, True) for low, high in ranges), taken):
         yield start, end

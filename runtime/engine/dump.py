@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from formats.records.codec import Record
 from formats.records.files import DeletedFile
 from formats.records.image import Image
+from formats.records.memory import Backing
 from formats.records.sandbox import Namespace
 from formats.records.task import Process, ResourceLimit
 from formats.statefile import ImageWriter
@@ -142,7 +143,7 @@ class _Dump:
                 if process.zombie
                 else self._process(process, *files_ids[process.pid])
             )
-        share_pages(self.spaces, self.context.new_id)
+        share_pages(self.spaces, self.context.new_id, self._files_on_root)
         self._collect_trees()
         self._raise_refusals()
         self.report.processes = len(tree)
@@ -158,6 +159,15 @@ class _Dump:
             for scope in self.context.scopes.values():
                 if scope.kind == kind.namespace and not scope.external:
                     self.records += kind.dump(self.context, self.files, scope)
+
+    def _files_on_root(self, pages: Pages) -> set[int]:
+        """File records behind private mappings that lie on the container's root file system."""
+        first = {v.object_id: v for v in pages.space.vmas if v.backing is Backing.FILE}
+        return {
+            file_id
+            for file_id, vma in first.items()
+            if self.files.is_on_root(file_id, f"/proc/{pages.pid}/map_files/{vma.map_file}")
+        }
 
     def _raise_refusals(self) -> None:
         if self.context.refusals:
@@ -384,7 +394,7 @@ class _Dump:
             end - start
             for pages in self.spaces
             for early in (False, True)
-            for start, end, _, _ in pages.own(early=early)
+            for start, end, _ in pages.own(early=early)
         )
         return private + sum(shared.size for shared, _ in self.files.shared.values())
 

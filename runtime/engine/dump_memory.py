@@ -17,7 +17,7 @@ from runtime.engine.mappings import MAP_PRIVATE
 from runtime.kernel import pagemap, process_vm
 
 Run = tuple[int, int]  # (start, length) in bytes
-PageRun = tuple[int, int, bool, bool]  # start, end, readable, anonymous
+PageRun = tuple[int, int, bool]  # start, end, readable
 Fill = Callable[[memoryview], None]
 
 PROT_READ = 1
@@ -38,7 +38,7 @@ def write_private_pages(
             include/linux/mm_types.h); /proc/PID/mem does not, but copies twice.
     """
     total = 0
-    for offset, runs, readable in _windows((start, end, ok) for start, end, ok, _ in pages):
+    for offset, runs, readable in _windows(iter(pages)):
         fill = _reader(pid, runs) if readable and not gently else _forced_reader(pid, runs)
         writer.add_chunk(object_id, offset, runs, fill)
         total += sum(length for _, length in runs)
@@ -75,7 +75,7 @@ def read_exactly(fd: int, runs: Sequence[Run], buffer: memoryview) -> None:
 def private_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
     """The existing pages in private mappings, by address."""
     private = [
-        (vma.start, vma.end, bool(vma.protection & PROT_READ), vma.backing is Backing.ANONYMOUS)
+        (vma.start, vma.end, bool(vma.protection & PROT_READ))
         for vma in space.vmas
         if vma.flags & MAP_PRIVATE and vma.backing is not Backing.VDSO
     ]
@@ -87,12 +87,12 @@ def private_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
             index += 1
         at = index
         while at < len(private) and private[at][0] < end:
-            low, high, readable, anonymous = private[at]
+            low, high, readable = private[at]
             at += 1
             # Whatever the kernel repeats is stored once.
             first, last = max(low, start, written), min(high, end)
             if first < last:
-                yield first, last, readable, anonymous
+                yield first, last, readable
                 written = last
 
 

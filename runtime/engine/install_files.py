@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
+from collections.abc import Callable, Sequence
 
 from formats.records.files import RegularFile
-from formats.records.memory import AddressSpace, Backing
+from formats.records.memory import AddressSpace, Backing, Vma
 from formats.records.task import Descriptor
 from runtime.engine.files.regular import Regular
 from runtime.engine.files.restored import RestoredFiles
@@ -21,20 +22,39 @@ RLIMIT_NOFILE = 7
 
 
 def open_for_mapping(
-    task: NewTask, channel: socket.socket, files: RestoredFiles, space: AddressSpace
+    task: NewTask,
+    channel: socket.socket,
+    files: RestoredFiles,
+    space: AddressSpace,
+    is_done: Callable[[Vma], bool] = lambda _: False,
 ) -> dict[int, int]:
     """Give a task every file that its mappings and its program need.
+
+    Args:
+        task: The leader of a process.
+        channel: To its end of the channel.
+        files: All files.
+        space: What to map.
+        is_done: Tells of a mapping that it needs nothing any more.
 
     Returns:
         The task's descriptor by object id; the caller closes them there.
     """
-    wanted = {v.object_id for v in space.vmas if v.backing in (Backing.FILE, Backing.SHARED)}
-    shared = {v.object_id for v in space.vmas if v.backing is Backing.SHARED}
+    needy = [vma for vma in space.vmas if not is_done(vma)]
+    wanted = {v.object_id for v in needy if v.backing in (Backing.FILE, Backing.SHARED)}
+    shared = {v.object_id for v in needy if v.backing is Backing.SHARED}
     ordered = sorted(wanted | {space.exe_file_id})
     ours = [
-        files.shared_memory(object_id) if object_id in shared else _mapped_file(files, object_id)
+        files.shared_memory(object_id) if object_id in shared else mapped_file(files, object_id)
         for object_id in ordered
     ]
+    return give(task, channel, ordered, ours)
+
+
+def give(
+    task: NewTask, channel: socket.socket, ordered: Sequence[int], ours: Sequence[int]
+) -> dict[int, int]:
+    """Give a task descriptors of ours; returns its numbers by the ids in *ordered*."""
     numbers: dict[int, int] = {}
     for first in range(0, len(ordered), FDS_PER_MESSAGE):
         part = slice(first, first + FDS_PER_MESSAGE)
@@ -42,7 +62,9 @@ def open_for_mapping(
     return numbers
 
 
-def _mapped_file(files: RestoredFiles, file_id: int) -> int:
+def mapped_file(files: RestoredFiles, file_id: int) -> int:
+    """Our descriptor for the file behind mappings, made at the first call."""
+
     def make() -> int:
         fd = Regular().restore(files, files.record_of(RegularFile, file_id))
         files.close_later(fd)

@@ -12,7 +12,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,14 +33,20 @@ from runtime.engine.api import (
     RestoreReport,
     no_progress,
 )
-from runtime.engine.cow import Inheritance
+from runtime.engine.cow import Inheritance, is_early
 from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.host_facts import clock_shift, compare_hosts
-from runtime.engine.install_files import close_channel, install_descriptors, open_for_mapping
-from runtime.engine.new_task import adopt_init
+from runtime.engine.install_files import (
+    close_channel,
+    give,
+    install_descriptors,
+    mapped_file,
+    open_for_mapping,
+)
+from runtime.engine.new_task import NewTask, adopt_init
 from runtime.engine.remote import SCRATCH_SIZE, CallFailedError
 from runtime.engine.restore_memory import (
     MemoryWriter,
@@ -257,9 +264,6 @@ class Restore:
         self._spaces = {space.mm_id: space for space in self._all(AddressSpace)}
         hole = common_hole(list(self._spaces.values()))
         stub = adopt_init(init.pid, init.go, hole)
-        inheritance = Inheritance(self._spaces, self._early_chunks, lambda task: task.clear(hole))
-        tree = ProcessTree(records, stub, inheritance.prepare)
-        tree.build()
         assert self._channel is not None
         files = self._files = RestoredFiles(
             self._records,
@@ -269,6 +273,14 @@ class Restore:
             options=self._options,
             channel=self._channel,
         )
+        inheritance = Inheritance(
+            self._spaces,
+            self._early_chunks,
+            lambda task: task.clear(hole),
+            partial(self._open_early, files),
+        )
+        tree = ProcessTree(records, stub, inheritance.prepare)
+        tree.build()
         files.tids |= {ns_pid: task.tid for ns_pid, task in tree.tasks.items()}
         self._places = list(self._find_places(tree))
         for kind, place, held_there in self._sandbox_state():
@@ -282,7 +294,7 @@ class Restore:
         ]
         self._open_files(files)
         for process in self._processes:
-            self._map(process, files, anonymous_done=process.record.mm_id in inheritance.mapped)
+            self._map(process, files, born_with=process.record.mm_id in inheritance.mapped)
         self.report.tasks_ns = time.monotonic_ns() - began
         writer = MemoryWriter(
             {p.record.mm_id: (self._space(p), p.leader.pid) for p in self._processes}
@@ -355,16 +367,28 @@ class Restore:
 
     # Memory
 
-    def _map(self, process: RestoredProcess, files: RestoredFiles, *, anonymous_done: bool) -> None:
+    def _open_early(
+        self, files: RestoredFiles, task: NewTask, file_ids: Iterable[int]
+    ) -> dict[int, int]:
+        assert self._channel is not None
+        ordered = sorted(file_ids)
+        ours = [mapped_file(files, file_id) for file_id in ordered]
+        return give(task, self._channel, ordered, ours)
+
+    def _map(self, process: RestoredProcess, files: RestoredFiles, *, born_with: bool) -> None:
         space = self._space(process)
         assert self._channel is not None
-        numbers = open_for_mapping(process.leader, self._channel, files, space)
+
+        def is_done(vma: Vma) -> bool:
+            return born_with and is_early(space, vma)
+
+        numbers = open_for_mapping(process.leader, self._channel, files, space, is_done)
 
         def number_of(vma: Vma) -> int:
             return numbers[vma.object_id]
 
         exe_fd = numbers[space.exe_file_id]
-        map_address_space(process.leader, space, number_of, exe_fd, anonymous_done=anonymous_done)
+        map_address_space(process.leader, space, number_of, exe_fd, is_done=is_done)
         for number in numbers.values():
             process.leader.call("close", number)
 

@@ -49,7 +49,7 @@ def map_address_space(
     number_of: Callable[[Vma], int],
     exe_fd: int,
     *,
-    anonymous_done: bool = False,
+    is_done: Callable[[Vma], bool] = lambda _: False,
 ) -> None:
     """Map everything, writable where contents are to come, and declare the layout.
 
@@ -58,20 +58,13 @@ def map_address_space(
         space: What to map.
         number_of: The task's descriptor for the object behind a mapping.
         exe_fd: The task's descriptor for the program.
-        anonymous_done: Its anonymous memory is there already.
+        is_done: Tells of a mapping that it is there already.
     """
     batch = Batch()
     for vma in space.vmas:
-        if vma.backing is Backing.ANONYMOUS:
-            if not anonymous_done:
-                map_anonymous(batch, vma, vma.start, vma.end)
-        elif vma.backing is not Backing.VDSO:
-            flags = (vma.flags & ~(MAP_LOCKED | MAP_ANONYMOUS)) | MAP_FIXED_NOREPLACE
-            size = vma.end - vma.start
-            prot, fd = first_protection(vma), number_of(vma)
-            batch.call("mmap", vma.start, size, prot, flags, fd, vma.offset)
-            for advice in vma.advice:
-                batch.call("madvise", vma.start, size, advice)
+        if vma.backing is not Backing.VDSO and not is_done(vma):
+            fd = None if vma.backing is Backing.ANONYMOUS else number_of(vma)
+            map_part(batch, vma, vma.start, vma.end, fd)
         if batch.full:
             task.do(batch)
             batch = Batch()
@@ -80,14 +73,27 @@ def map_address_space(
     _declare(task, space, exe_fd)
 
 
-def map_anonymous(batch: Batch, vma: Vma, start: int, end: int) -> None:
-    """Map ``[start, end)`` of an anonymous mapping."""
+def map_part(batch: Batch, vma: Vma, start: int, end: int, fd: int | None) -> None:
+    """Map ``[start, end)`` of a mapping.
+
+    Args:
+        batch: Gets the calls.
+        vma: What to map.
+        start: Byte address.
+        end: Byte address.
+        fd: The task's descriptor for what is behind it; None for anonymous memory.
+    """
     flags = (vma.flags & ~MAP_LOCKED) | MAP_FIXED_NOREPLACE
+    offset = 0
+    if fd is not None:
+        flags &= ~MAP_ANONYMOUS
+        offset = vma.offset + start - vma.start
     size = end - start
-    batch.call("mmap", start, size, first_protection(vma), flags, _NO_FD, 0)
+    number = _NO_FD if fd is None else fd
+    batch.call("mmap", start, size, first_protection(vma), flags, number, offset)
     for advice in vma.advice:
         batch.call("madvise", start, size, advice)
-    if vma.name:
+    if vma.name and fd is None:
         name_vma(batch, start, size, vma.name)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from functools import cached_property
 
+from runtime.kernel import proc_fdinfo
 from runtime.kernel.mountinfo import read_mounts
 from runtime.kernel.openat2 import RESOLVE_IN_ROOT, openat2
 
@@ -14,6 +16,11 @@ class MountTable:
     def __init__(self, init_pid: int) -> None:
         self._root = f"/proc/{init_pid}/root"
         self.mounts = {mount.mount_id: mount for mount in read_mounts(init_pid)}
+
+    @cached_property
+    def root_id(self) -> int:
+        """The mount that the container's "/" is on."""
+        return mount_of(self._root)
 
     def holds(self, mount_id: int) -> bool:
         """Whether a mount is one of the container's."""
@@ -26,6 +33,15 @@ class MountTable:
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
+
+
+def mount_of(path: str) -> int:
+    """The id of the mount that *path*, links followed, is on."""
+    fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    try:
+        return proc_fdinfo.fdinfo(os.getpid(), fd).mount_id
+    finally:
+        os.close(fd)
 
 
 def stat_inside(root: str, path: str) -> os.stat_result:

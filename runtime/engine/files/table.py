@@ -18,7 +18,7 @@ from formats.records.task import Descriptor
 from runtime.engine.context import DumpContext
 from runtime.engine.files.inodes import find_inode
 from runtime.engine.files.kind import Kind, Look, file_type, load_kinds
-from runtime.engine.files.mounts import MountTable
+from runtime.engine.files.mounts import MountTable, mount_of
 from runtime.kernel import kcmp, pidfd, proc_fdinfo
 from runtime.kernel.proc_maps import Mapping
 
@@ -283,6 +283,16 @@ class FileTable:
             os.O_RDWR if writable else os.O_RDONLY,
             f"mapping {mapping.map_file}",
         )
+
+    def is_on_root(self, file_id: int, magic: str) -> bool:
+        """Whether the mapped file that *magic* opens lies on the container's root file system.
+
+        Asked once per file record: the answer is the same for all its mappings.
+        """
+        return self.once(("on-root", file_id), lambda: self._is_on_root(magic))
+
+    def _is_on_root(self, magic: str) -> bool:
+        return not os.readlink(magic).endswith(DELETED) and mount_of(magic) == self.mounts.root_id
 
     def add_executable(self, pid: int) -> int:
         """The file record of a process's program."""
