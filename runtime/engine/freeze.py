@@ -61,6 +61,7 @@ class Frozen:
         self.tracees: dict[int, Tracee] = {}
         self.moving: set[int] = set()
         self.group_stops: dict[int, int] = {}
+        self._by_process: dict[int, list[Tracee]] = {}  # made when all have stopped
 
     @property
     def pids(self) -> list[int]:
@@ -69,7 +70,11 @@ class Frozen:
 
     def threads(self, pid: int) -> list[Tracee]:
         """The tasks of one process, the leader first."""
-        own = [tracee for tracee in self.tracees.values() if tracee.pid == pid]
+        if self.moving or len(self._by_process) == 0:
+            self._by_process = {}
+            for tracee in self.tracees.values():
+                self._by_process.setdefault(tracee.pid, []).append(tracee)
+        own = self._by_process.get(pid, [])
         return sorted(own, key=lambda tracee: (tracee.tid != pid, tracee.tid))
 
     def collect_stops(self) -> None:
@@ -249,13 +254,19 @@ def _seize_all(cgroups: Freezer, state: Frozen, container_id: str) -> None:
         # Waiting for the kernel's "frozen" would fail on a task in vfork; the stops below tell.
         cgroups.begin_freeze()
     seen: set[int] = set()
-    while any(_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()):
+    while _seize_fresh(cgroups, state, container_id, seen):
         pass
     cgroups.thaw()
     _wait_for_stops(state, container_id)
     # A fork that was under way when the freeze began may have ended since.
-    while any(_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()):
+    while _seize_fresh(cgroups, state, container_id, seen):
         _wait_for_stops(state, container_id)
+
+
+def _seize_fresh(cgroups: Freezer, state: Frozen, container_id: str, seen: set[int]) -> bool:
+    """Seize every thread that has not been seized yet; whether there were any."""
+    fresh = [_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()]
+    return any(fresh)
 
 
 def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -> bool:

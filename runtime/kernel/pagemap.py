@@ -28,7 +28,7 @@ PAGE_IS_PFNZERO = 1 << 5
 PAGE_IS_HUGE = 1 << 6
 PAGE_IS_SOFT_DIRTY = 1 << 7
 
-_REGIONS = 65536
+_REGIONS = 4096
 _SCAN_ARG = struct.Struct("12Q")
 
 # A pagemap word's top byte: bit 7 present, bit 6 swapped, bit 5 file page or shared anonymous.

@@ -20,10 +20,9 @@ PAGE = mmap.PAGESIZE
 
 
 def processes(count: int) -> None:
-    """*count* processes, this one among them, that share what they have had since the fork."""
+    """*count* processes, this one among them; each other one a program of its own."""
     for _ in range(count - 1):
-        if os.fork() == 0:
-            signal.pause()
+        os.posix_spawn("/bin/sleep", ["sleep", "1000000"], {})
 
 
 def threads(count: int) -> None:
