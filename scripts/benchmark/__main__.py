@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.measure import SizeResult, measure_life_cycle, measure_size, note
+from scripts.benchmark.scale import many_report, many_table, measure_many
 from scripts.benchmark.tool import Tool
 
 SIZES = (64, 512, 2048)
@@ -22,6 +23,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="MIB")
+    parser.add_argument(
+        "--only", choices=("sizes", "many", "life"), help="measure just one of the three parts"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="per size; the median is reported")
     parser.add_argument("--directory", type=Path, help="where images go [a temporary directory]")
     return parser.parse_args()
@@ -72,6 +76,27 @@ def _print_table(rows: list[list[str]]) -> None:
     for row in rows:
         head, *cells = (cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         print("  ".join([row[0].ljust(len(head)), *cells]))
+    print()
+
+
+def _measure(tool: Tool, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what is asked for and print each part's table; returns everything for the file."""
+    report: dict[str, Any] = {"machine": _machine(), "rounds": options.rounds, "targets": TARGETS}
+    if options.only in (None, "sizes"):
+        results = [measure_size(tool, scratch, size, options.rounds) for size in options.sizes]
+        _print_table(_size_table(results))
+        report["sizes"] = [result.as_dict() for result in results]
+    if options.only in (None, "many"):
+        many = measure_many(tool, scratch, options.rounds)
+        _print_table(many_table(many))
+        report["many"] = many_report(many)
+    if options.only in (None, "life"):
+        note("create, start, delete and run")
+        life = measure_life_cycle(tool, scratch, max(options.rounds * 3, 5))
+        for name, seconds in life.items():
+            print(f"{name.removesuffix('_s').replace('_', ' '):10} {seconds * 1e3:6.0f} ms")
+        report["life_cycle"] = life
+    return report
 
 
 def main() -> None:
@@ -82,25 +107,12 @@ def main() -> None:
     root.mkdir()
     tool = Tool(root)
     try:
-        note("create, start, delete and run")
-        life = measure_life_cycle(tool, scratch, max(options.rounds * 3, 5))
-        results = [measure_size(tool, scratch, size, options.rounds) for size in options.sizes]
+        report = _measure(tool, scratch, options)
     finally:
         for entry in root.iterdir():
             tool.run("delete", "--force", entry.name)
         shutil.rmtree(scratch)
-    _print_table(_size_table(results))
-    print()
-    for name, seconds in life.items():
-        print(f"{name.removesuffix('_s').replace('_', ' '):10} {seconds * 1e3:6.0f} ms")
     if options.json:
-        report = {
-            "machine": _machine(),
-            "rounds": options.rounds,
-            "targets": TARGETS,
-            "life_cycle": life,
-            "sizes": [result.as_dict() for result in results],
-        }
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 
 

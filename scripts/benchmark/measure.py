@@ -60,7 +60,8 @@ def note(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _until(condition: Callable[[], bool], what: str) -> None:
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for a condition; TimeoutError after two minutes."""
     deadline = time.monotonic() + _TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline:
@@ -80,7 +81,7 @@ class _Heart:
 
     def wait_for_step_after(self, count: int) -> None:
         """Return as soon as the program has made more than *count* steps."""
-        _until(lambda: self.path.exists() and self.path.stat().st_size > 0, "the restored file")
+        until(lambda: self.path.exists() and self.path.stat().st_size > 0, "the restored file")
         with self.path.open("rb") as file:
             beat = mmap.mmap(file.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ)
         deadline = time.monotonic() + _TIMEOUT_S
@@ -133,7 +134,7 @@ def _one_round(tool: Tool, scratch: Path, control: Path, mebibytes: int, number:
     command = [str(python), str(HOLDER), str(mebibytes), str(control)]
     tool.run("do", "--detach", "--id", first, "--", *command)
     ready = tool.root / first / "overlay" / "upper" / control.relative_to("/") / "ready"
-    _until(ready.exists, "the filled memory")
+    until(ready.exists, "the filled memory")
     image, plain = scratch / "image", scratch / "pipeline"
     try:
         pid = tool.pid(first)
