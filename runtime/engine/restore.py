@@ -283,6 +283,7 @@ class Restore:
         tree.build()
         files.tids |= {ns_pid: task.tid for ns_pid, task in tree.tasks.items()}
         self._places = list(self._find_places(tree))
+        files.places = {place.ns_id: place for place in self._places}
         for kind, place, held_there in self._sandbox_state():
             kind.restore(files, place, held_there)
         for held in self._all(Tree):

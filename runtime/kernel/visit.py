@@ -26,9 +26,16 @@ def visiting(pid: int, kind: str) -> Iterator[None]:
 
     Source: man 2 setns.
     """
+    with visiting_path(f"/proc/{pid}/ns/{kind}", kind):
+        yield
+
+
+@contextlib.contextmanager
+def visiting_path(path: str, kind: str) -> Iterator[None]:
+    """The same, for a namespace that a file of nsfs stands for."""
     here = os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        there = os.open(f"/proc/{pid}/ns/{kind}", os.O_RDONLY | os.O_CLOEXEC)
+        there = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             setns(there, _KINDS[kind])
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from formats.records.codec import Record
 from formats.records.files import DeletedFile, MemFd
@@ -18,6 +18,9 @@ from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
 from runtime.kernel import pidfd
 from runtime.kernel.shmem import shared_anonymous
+
+if TYPE_CHECKING:
+    from runtime.engine.sandbox.kind import Place
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,6 +48,8 @@ class RestoredFiles:
         tids: Every task that exists, zombies-to-be included: our id for it by the one inside.
         ids: Every id inside that a task, group or session of the image has.
         channel: The other end of every task's `runtime.engine.new_task.CHANNEL_FD`.
+        places: The namespaces under reconstruction, by their number in the image.
+        tun_queues: Our descriptors of TUN interfaces, by namespace and name, until they are taken.
     """
 
     def __init__(
@@ -65,6 +70,8 @@ class RestoredFiles:
         self.channel = channel
         self.fds: dict[int, int] = {}
         self.unix_senders: dict[int, int] = {}
+        self.places: dict[int, Place] = {}
+        self.tun_queues: dict[tuple[int, str], int] = {}
         self.tracees: dict[int, NewTask] = {init.pid: init}
         self.tids: dict[int, int] = {}
         self.ids = set(self._ids())
@@ -203,10 +210,11 @@ class RestoredFiles:
     def close(self) -> None:
         """Close every descriptor of ours."""
         held = {*self.fds.values(), *self._objects.values(), *self._close_later}
-        held |= {*self.unix_senders.values(), self._init_pidfd}
+        held |= {*self.unix_senders.values(), *self.tun_queues.values(), self._init_pidfd}
         for fd in held:
             os.close(fd)
         self.fds.clear()
         self._objects.clear()
         self._close_later.clear()
         self.unix_senders.clear()
+        self.tun_queues.clear()

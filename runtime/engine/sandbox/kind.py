@@ -25,9 +25,10 @@ class Scope:
         ns_id: Its number in the image.
         kind: As in /proc/PID/ns.
         inode: Which namespace it is, on this host.
-        pid: A process in it, as our pid namespace sees it.
+        pid: A process in it, as our pid namespace sees it; 0 if there is none.
         own: Whether it is the init's.
         external: Whether it came from outside, and is not the container's to save.
+        held: Where no process is in it: a path of ours to what holds it.
     """
 
     ns_id: int
@@ -36,6 +37,12 @@ class Scope:
     pid: int
     own: bool
     external: bool
+    held: str = ""
+
+    @property
+    def path(self) -> str:
+        """A file of ours that stands for it."""
+        return self.held or f"/proc/{self.pid}/ns/{self.kind}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +60,11 @@ class Place:
     kind: str
     own: bool
     task: NewTask
+
+    @property
+    def path(self) -> str:
+        """A file of ours that stands for it."""
+        return f"/proc/{self.task.pid}/ns/{self.kind}"
 
 
 class SandboxKind:

@@ -1,0 +1,135 @@
+"""What a network namespace holds: links, addresses, routes and the like, and sysctls.
+
+Whatever the kernel takes back in the form in which it lists it is kept in that form, as a netlink
+message without its header; a reader sends only kinds and attributes that it knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from formats.records.codec import record
+from formats.records.files import Owner
+
+
+@record("net-id")
+@dataclass(frozen=True, slots=True)
+class NamespaceId:
+    """The number by which one network namespace knows another.
+
+    Attributes:
+        ns_id: The namespace that knows the other one.
+        other_id: ``ns_id`` of the other one.
+        number: As in ``ip netns list-id``.
+    """
+
+    ns_id: int
+    other_id: int
+    number: int
+
+
+@record("net-link")
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network interface.
+
+    Attributes:
+        ns_id: Its namespace.
+        index: Its number there, which it gets again.
+        name: Its name.
+        kind: As ``ip link add type`` names it; empty for the loopback.
+        flags: ``IFF_*`` of include/uapi/linux/if.h.
+        settings: Attributes that are set if they differ, ``IFLA_*``.
+        data: ``IFLA_INFO_DATA`` of its kind.
+        lower: Index of the interface it is built on, or of a veth's other end; 0 for none.
+        lower_ns_id: Namespace of that one; 0 for its own.
+        external: Whether that one (or the interface itself, if it is hardware) is outside of the
+            container.
+        master: Index of the bridge or the like that it is a port of, or 0.
+        port_kind: The master's kind.
+        port_data: ``IFLA_INFO_SLAVE_DATA``.
+        names: Alternative names.
+        tx_queues: Transmission queues.
+        rx_queues: Reception queues.
+    """
+
+    ns_id: int
+    index: int
+    name: str
+    kind: str
+    flags: int
+    settings: tuple[tuple[int, bytes], ...] = ()
+    data: bytes = b""
+    lower: int = 0
+    lower_ns_id: int = 0
+    external: bool = False
+    master: int = 0
+    port_kind: str = ""
+    port_data: bytes = b""
+    names: tuple[str, ...] = ()
+    tx_queues: int = 1
+    rx_queues: int = 1
+
+
+@record("net-object")
+@dataclass(frozen=True, slots=True)
+class NetObject:
+    """An address, a route, or something else that the kernel lists as it would take it.
+
+    Attributes:
+        ns_id: Its namespace.
+        kind: "address", "route", "rule", "neighbour", "proxy", "fdb", "nexthop", "label", "qdisc".
+        body: A structure of rtnetlink(7) and its attributes.
+    """
+
+    ns_id: int
+    kind: str
+    body: bytes
+
+
+@record("net-sysctl")
+@dataclass(frozen=True, slots=True)
+class NetSysctl:
+    """Settings below /proc/sys/net.
+
+    Attributes:
+        ns_id: Their namespace.
+        values: Path below /proc/sys/net, and the file's content without its last newline.
+    """
+
+    ns_id: int
+    values: tuple[tuple[str, str], ...]
+
+
+@record("file-tun")
+@dataclass(frozen=True, slots=True)
+class TunFile:
+    """An open file description of /dev/net/tun.
+
+    Attributes:
+        file_id: Id.
+        path: Of the device's node in the container.
+        flags: open(2) flags.
+        ns_id: Network namespace in which it was opened.
+        name: Interface that it belongs to; empty for none yet.
+        device_ns_id: Namespace of that interface.
+        interface_flags: Of TUNGETIFF.
+        detached: Whether it is a queue that is switched off.
+        send_buffer: TUNSETSNDBUF, bytes.
+        header_size: TUNSETVNETHDRSZ, bytes.
+        little_endian: TUNSETVNETLE.
+        owner: SIGIO's, or None.
+    """
+
+    file_id: int
+    path: str
+    flags: int
+    ns_id: int
+    name: str = ""
+    device_ns_id: int = 0
+    interface_flags: int = 0
+    detached: bool = False
+    send_buffer: int = 0
+    header_size: int = 0
+    little_endian: bool = False
+    owner: Owner | None = None

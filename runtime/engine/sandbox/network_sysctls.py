@@ -1,0 +1,131 @@
+"""Settings below /proc/sys/net that belong to a namespace and can be written."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+
+from formats.records.network import NetSysctl
+from runtime.engine.context import DumpContext
+from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.files.table import FileTable
+from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
+from runtime.errors import RestoreError
+from runtime.kernel.openat2 import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS, openat2
+from runtime.kernel.visit import visiting_path
+
+log = logging.getLogger(__name__)
+
+SAVED = (("network sysctls", "what can be written below `/proc/sys/net` of a network namespace"),)
+
+TOP = "/proc/sys/net"
+_NAME = re.compile(r"[\w.@:+-]+(/[^/\0]+)+")
+_MAX_SIZE = 1 << 16
+# Duplicate address detection would delay addresses that have been through it already.
+_LAST = re.compile(r"ipv6/conf/[^/]+/accept_dad")
+
+
+class NetworkSysctls(SandboxKind):
+    """Settings of the network; before interfaces go up, for many act at that moment."""
+
+    name = "network sysctls"
+    namespace = "net"
+    records = (NetSysctl,)
+    rank = 35
+
+    def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[NetSysctl]:
+        given = _of_configuration(context) if scope.own else {}
+        with visiting_path(scope.path, "net"):
+            values = tuple(pair for pair in _values() if given.get(pair[0]) != pair[1])
+        yield NetSysctl(scope.ns_id, values)
+
+    def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetSysctl]) -> None:
+        with visiting_path(place.path, "net"):
+            for name, value in _in_order(records):
+                _write(name, "0" if _LAST.fullmatch(name) else value)
+
+    def finish(self, files: RestoredFiles, place: Place, records: Sequence[NetSysctl]) -> None:
+        with visiting_path(place.path, "net"):
+            for name, value in _in_order(records):
+                if _LAST.fullmatch(name):
+                    _write(name, value)
+
+
+def _of_configuration(context: DumpContext) -> dict[str, str]:
+    """What the configuration sets: the one of the new container says what it will be."""
+    linux = context.target.spec.get("linux") or {}
+    return {
+        name.replace(".", "/").removeprefix("net/"): str(value)
+        for name, value in (linux.get("sysctl") or {}).items()
+    }
+
+
+def _values() -> Iterator[tuple[str, str]]:
+    for folder, _, names in os.walk(TOP):
+        for name in names:
+            path = f"{folder}/{name}"
+            mode = os.stat(path).st_mode
+            if not mode & stat.S_IWUSR or not mode & stat.S_IRUSR:
+                continue
+            value = _read(path)
+            if value is not None:
+                yield path.removeprefix(f"{TOP}/"), value
+
+
+def _read(path: str, dir_fd: int | None = None) -> str | None:
+    """A file's content; None for one that has none to give, such as a secret that was never set."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, _MAX_SIZE).decode().removesuffix("\n")
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _in_order(records: Sequence[NetSysctl]) -> list[tuple[str, str]]:
+    """What sets others too comes before those: all, then default, then each interface's."""
+
+    def rank(pair: tuple[str, str]) -> tuple[int, int, int, str]:
+        name, _ = pair
+        parts = name.split("/")
+        depth = 0 if len(parts) < 3 else {"all": 1, "default": 2}.get(parts[2], 3)
+        return depth, parts[-1] != "ip_forward", parts[-1] != "forwarding", name
+
+    return sorted((pair for record in records for pair in record.values), key=rank)
+
+
+def _write(name: str, value: str) -> None:
+    if not _NAME.fullmatch(name) or len(value) > _MAX_SIZE:
+        raise RestoreError(f"{name!r} is no network sysctl", reason="image-inconsistent")
+    try:
+        _write_if_it_differs(name, value)
+    except OSError as exc:
+        raise RestoreError(
+            f"cannot set {TOP}/{name} to {value!r}: {os.strerror(exc.errno or 0)}",
+            reason="net-sysctl",
+        ) from exc
+
+
+def _write_if_it_differs(name: str, value: str) -> None:
+    top = os.open(TOP, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        now = _read(name, top)
+        if now == value:
+            return
+        if now is None and not os.access(name, os.F_OK, dir_fd=top):
+            log.warning("this host has no %s/%s, which was %r", TOP, name, value)
+            return
+        fd = openat2(top, name, os.O_WRONLY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    finally:
+        os.close(top)
