@@ -303,18 +303,13 @@ class _Maker:
         for kind, value in attributes(record.data):
             if kind not in _MASTERS[record.kind] or there.get(kind) == value:
                 continue
-            if (
-                record.kind == "bridge"
-                and kind == _BR_MULTI_BOOLOPT
-                and len(value) == len(there.get(kind, b"")) == 8
-            ):
-                (wanted, mask), (is_set, _) = (
-                    struct.unpack("=II", v) for v in (value, there[kind])
-                )
-                value = struct.pack("=II", wanted, mask & (wanted ^ is_set))
+            if (record.kind, kind) == ("bridge", _BR_MULTI_BOOLOPT):
+                wanted = _differing_bits(value, there.get(kind, b""))
+            else:
+                wanted = value
             info = (
                 (rt.IFLA_INFO_KIND, text(record.kind)),
-                (rt.IFLA_INFO_DATA, pack_attributes([(kind, value)])),
+                (rt.IFLA_INFO_DATA, pack_attributes([(kind, wanted)])),
             )
             self._change(record, ((rt.IFLA_LINKINFO, pack_attributes(info)),), f"setting {kind}")
 
@@ -355,6 +350,15 @@ def _creation(record: Link) -> Attributes:
         (rt.IFLA_NUM_TX_QUEUES, u32(record.tx_queues)),
         (rt.IFLA_NUM_RX_QUEUES, u32(record.rx_queues)),
     )
+
+
+def _differing_bits(wanted: bytes, now: bytes) -> bytes:
+    """A struct br_boolopt_multi for those options alone that are not as wanted."""
+    try:
+        (values, mask), (others, _) = (struct.unpack("=II", value) for value in (wanted, now))
+    except struct.error as exc:
+        raise RestoreError(f"a bridge's options: {exc}", reason="image-inconsistent") from exc
+    return struct.pack("=II", values, mask & (values ^ others))
 
 
 def _data_of(record: Link) -> Attributes:
