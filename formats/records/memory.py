@@ -14,6 +14,7 @@ class Backing(enum.StrEnum):
     ANONYMOUS = "anonymous"  # private memory
     FILE = "file"  # a file record
     SHARED = "shared"  # a shared-memory record
+    SEGMENT = "segment"  # a System V segment: a shared-memory record that has an id
     VDSO = "vdso"  # the kernel's code page and its data pages
 
 
@@ -34,6 +35,7 @@ class Vma:
         accounted: Whether its memory counts against the overcommit limit: it is, or once was,
             private and writable.
         lock_on_fault: With MAP_LOCKED among the flags: only pages that are touched, mlock2(2).
+        read_only: Whether a System V segment is attached with SHM_RDONLY.
     """
 
     start: int
@@ -47,6 +49,7 @@ class Vma:
     name: str = ""
     accounted: bool = True
     lock_on_fault: bool = False
+    read_only: bool = False
 
     @property
     def map_file(self) -> str:

@@ -190,6 +190,23 @@ class Descriptor:
     cloexec: bool
 
 
+@dataclass(frozen=True, slots=True)
+class SemaphoreAdjustment:
+    """What a System V semaphore gets when the process ends (``SEM_UNDO``), semop(2).
+
+    Attributes:
+        ns_id: The IPC namespace.
+        number: Id of the set.
+        index: Semaphore in the set.
+        adjustment: Added to its value; not 0.
+    """
+
+    ns_id: int
+    number: int
+    index: int
+    adjustment: int
+
+
 @record("process")
 @dataclass(frozen=True, slots=True)
 class Process:
@@ -225,6 +242,7 @@ class Process:
         threads: The leader first.
         descriptors: By number; empty when the table is shared with an earlier process.
         namespaces: Ids of the namespaces that are not the init's.
+        semaphore_undo: What it owes to System V semaphores.
     """
 
     pid: int
@@ -255,3 +273,4 @@ class Process:
     threads: tuple[Thread, ...] = field(default=())
     descriptors: tuple[Descriptor, ...] = field(default=())
     namespaces: tuple[int, ...] = field(default=())
+    semaphore_undo: tuple[SemaphoreAdjustment, ...] = field(default=())

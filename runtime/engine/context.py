@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from formats.errors import Refusal
 from runtime.engine.api import DumpTarget
 from runtime.engine.freeze import Frozen
+from runtime.kernel.proc_maps import Mapping
 
 if TYPE_CHECKING:
     from runtime.engine.sandbox.kind import Scope
@@ -24,6 +25,7 @@ class DumpContext:
         refusals: What cannot be saved; a dump that finds any goes no further.
         unreported_stops: Stopped processes (our pids) whose parent has not waited for the stop yet.
         scopes: The namespaces of its processes, by kind and inode.
+        mappings: The address space of each live process, by pid.
         warnings: What is saved with a difference that the program might see.
     """
 
@@ -35,6 +37,7 @@ class DumpContext:
     warnings: list[str] = field(default_factory=list)
     unreported_stops: set[int] = field(default_factory=set)
     scopes: dict[tuple[str, int], Scope] = field(default_factory=dict)
+    mappings: dict[int, list[Mapping]] = field(default_factory=dict)
     _last_id: int = 0
 
     def new_id(self) -> int:

@@ -133,6 +133,7 @@ class _Dump:
         self._raise_refusals()
         for process in living:
             process.mappings = proc_maps.mappings(process.pid)
+            self.context.mappings[process.pid] = process.mappings
             dump_process(self.context, process)
         self._collect_sandbox()
         files_ids = self._descriptor_tables(living)
@@ -257,6 +258,7 @@ class _Dump:
             threads=tuple(process.threads),
             descriptors=self.files.descriptors(pid) if owns_files else (),
             namespaces=nested_in(self.context.scopes, pid),
+            semaphore_undo=process.semaphore_undo,
         )
 
     def _inside(self, pid: int) -> int:

@@ -21,6 +21,7 @@ from formats.records.task import (
     PosixTimer,
     Rseq,
     Scheduling,
+    SemaphoreAdjustment,
     SignalAction,
     Thread,
 )
@@ -39,6 +40,7 @@ from runtime.engine.remote import (
     Tracee,
     map_scratch,
 )
+from runtime.engine.semaphore_undo import read_adjustments
 from runtime.errors import TaskVanishedError
 from runtime.kernel import proc_maps, proc_task, process_vm, ptrace, sched
 from runtime.kernel.prctl import (
@@ -114,6 +116,7 @@ class LiveProcess:
     answers: ProcessAnswers | None = None
     pending: tuple[bytes, ...] = ()
     sigtrap_action: bytes = b""
+    semaphore_undo: tuple[SemaphoreAdjustment, ...] = ()
 
 
 @dataclass(slots=True)
@@ -316,6 +319,8 @@ def dump_process(context: DumpContext, process: LiveProcess) -> None:
             with _borrowed(tracee, saved):
                 tracee.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
                 answers = tracee.run(ask.batch)
+                if tracee is leader:
+                    process.semaphore_undo = read_adjustments(context, leader, tracees[1:])
             process.threads.append(ask.thread(answers, saved))
             if tracee is leader:
                 process.pending = saved.shared_pending

@@ -9,7 +9,7 @@ from runtime.engine.arch import current as arch
 from runtime.engine.context import DumpContext
 from runtime.engine.dump_tasks import LiveProcess
 from runtime.engine.files.table import FileTable
-from runtime.kernel.proc_maps import Mapping
+from runtime.kernel.proc_maps import Mapping, is_segment
 
 SAVED = (
     (
@@ -101,6 +101,7 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
             flags |= flag
     advice = tuple(value for code, value in _ADVICE.items() if code in mapping.vm_flags)
     backing, object_id, offset, name = Backing.ANONYMOUS, 0, 0, ""
+    segment = is_segment(mapping)
     if mapping.path in KERNEL_NAMES:
         backing, name = Backing.VDSO, mapping.path
         advice = ()
@@ -109,6 +110,9 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
     elif _is_anonymous(mapping):
         flags |= MAP_ANONYMOUS
         name = mapping.path[6:-1] if mapping.path.startswith("[anon:") else ""
+    elif segment:
+        backing, offset = Backing.SEGMENT, mapping.offset
+        object_id = files.segment(pid, mapping)
     elif files.is_shared_memory(mapping):
         backing, offset = Backing.SHARED, mapping.offset
         object_id = files.add_shared_memory(pid, mapping)
@@ -127,6 +131,7 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
         name=name,
         accounted="ac" in mapping.vm_flags,
         lock_on_fault="lf" in mapping.vm_flags,
+        read_only=segment and "mw" not in mapping.vm_flags,
     )
 
 
@@ -142,11 +147,6 @@ def _refused(context: DumpContext, pid: int, mapping: Mapping) -> bool:
         if code in mapping.vm_flags:
             context.refuse(reason, context.subject(pid, what), f"{sentence} and cannot be saved")
             return True
-    if mapping.path.startswith("/SYSV") and mapping.path.endswith("(deleted)"):
-        context.refuse(
-            "ipc-shm", context.subject(pid, what), "is System V memory, which wherry cannot save"
-        )
-        return True
     known = mapping.path.startswith("/") or _is_anonymous(mapping)
     if not known and not mapping.path.startswith("[anon_shmem:"):
         context.refuse(

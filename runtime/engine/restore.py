@@ -33,6 +33,7 @@ from runtime.engine.api import (
     RestoreReport,
     no_progress,
 )
+from runtime.engine.attachments import attach_segments
 from runtime.engine.cow import Inheritance, is_early
 from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
@@ -282,6 +283,11 @@ class Restore:
         tree = ProcessTree(records, stub, inheritance.prepare)
         tree.build()
         files.tids |= {ns_pid: task.tid for ns_pid, task in tree.tasks.items()}
+        for record in records:
+            if not record.zombie:
+                task = tree.tasks[record.pid]
+                files.tracees[task.pid] = task
+                files.ns_pids[task.pid] = record.pid
         self._places = list(self._find_places(tree))
         files.places = {place.ns_id: place for place in self._places}
         for kind, place, held_there in self._sandbox_state():
@@ -339,8 +345,6 @@ class Restore:
 
     def _open_files(self, files: RestoredFiles) -> None:
         for process in self._processes:
-            files.tracees[process.leader.pid] = process.leader
-            files.ns_pids[process.leader.pid] = process.record.pid
             files.tids |= {task.ns_pid: task.tid for task in process.tasks}
         self._kinds = {kind.record: kind for kind in load_kinds()}
         wanted = self._wanted_files()
@@ -390,6 +394,7 @@ class Restore:
 
         exe_fd = numbers[space.exe_file_id]
         map_address_space(process.leader, space, number_of, exe_fd, is_done=is_done)
+        attach_segments(process.leader, space, files)
         for number in numbers.values():
             process.leader.call("close", number)
 

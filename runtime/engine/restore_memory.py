@@ -62,7 +62,7 @@ def map_address_space(
     """
     batch = Batch()
     for vma in space.vmas:
-        if vma.backing is not Backing.VDSO and not is_done(vma):
+        if vma.backing not in (Backing.VDSO, Backing.SEGMENT) and not is_done(vma):
             fd = None if vma.backing is Backing.ANONYMOUS else number_of(vma)
             map_part(batch, vma, vma.start, vma.end, fd)
         if batch.full:

@@ -89,3 +89,11 @@ def mappings(pid: int) -> list[Mapping]:
             )
         )
     return found
+
+
+def is_segment(mapping: Mapping) -> bool:
+    """Whether a mapping is System V memory; its inode number is the segment's id then.
+
+    Source: ipc/shm.c, newseg().
+    """
+    return mapping.path.startswith("/SYSV") and mapping.path.endswith(" (deleted)")

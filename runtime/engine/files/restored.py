@@ -50,6 +50,7 @@ class RestoredFiles:
         channel: The other end of every task's `runtime.engine.new_task.CHANNEL_FD`.
         places: The namespaces under reconstruction, by their number in the image.
         tun_queues: Our descriptors of TUN interfaces, by namespace and name, until they are taken.
+        makers: How to open those shared-memory objects that are not merely memory.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class RestoredFiles:
         self.ns_pids: dict[int, int] = {}
         self.tables: dict[int, dict[int, int]] = {}
         self.table_ids: set[int] = set()
+        self.makers: dict[int, Callable[[], int]] = {}
         self._once: dict[object, Any] = {}
         self._objects: dict[int, int] = {}
         self._close_later: list[int] = []
@@ -124,6 +126,8 @@ class RestoredFiles:
 
     def shared_memory(self, object_id: int, memfd: MemFd | None = None) -> int:
         """Our descriptor for a shared-memory object, made at the first call."""
+        if object_id not in self._objects and object_id in self.makers:
+            self._objects[object_id] = self.makers[object_id]()
         if object_id not in self._objects:
             shared = self.record_of(SharedMemory, object_id)
             memfd = memfd or next((m for m in self.all_of(MemFd) if m.object_id == object_id), None)

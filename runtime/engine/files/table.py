@@ -56,6 +56,7 @@ class FileTable:
         mounts: The container's mounts.
         records: One per open file description, in the order of their ids.
         shared: Shared-memory objects with a path to open each by.
+        segments: System V segments by IPC namespace and id, the ids of their objects.
         deleted: Files without a name with a path to open each by.
     """
 
@@ -65,6 +66,7 @@ class FileTable:
         self.records: list[Record] = []
         self.shared: dict[tuple[int, int], tuple[SharedMemory, str]] = {}
         self.deleted: dict[tuple[int, int], tuple[DeletedFile, str]] = {}
+        self.segments: dict[tuple[int, int], int] = {}
         self.looks: dict[int, list[Look]] = {}
         self._mapped: dict[tuple[str, int, int, int], int] = {}
         self._pidfds: dict[int, int] = {}
@@ -93,6 +95,11 @@ class FileTable:
         for fd in self._held:
             os.close(fd)
         self._held.clear()
+
+    def keep_open(self, fd: int) -> str:
+        """Keep a descriptor of ours until the dump is done; returns a path to open it again by."""
+        self._held.append(fd)
+        return f"/proc/self/fd/{fd}"
 
     # Descriptors
 
@@ -272,6 +279,16 @@ class FileTable:
         if key not in self.shared:
             self.shared[key] = (SharedMemory(self.context.new_id(), status.st_size), path)
         return self.shared[key][0].object_id
+
+    def segment(self, pid: int, mapping: Mapping) -> int:
+        """The object behind a mapping of System V memory; 0 after refusing it."""
+        namespace = os.stat(f"/proc/{pid}/ns/ipc").st_ino
+        if (namespace, mapping.inode) not in self.segments:
+            subject = self.context.subject(pid, f"mapping {mapping.map_file} {mapping.path}")
+            sentence = "is a shared memory segment that is not the container's"
+            self.context.refuse("ipc-outside", subject, sentence)
+            return 0
+        return self.segments[namespace, mapping.inode]
 
     def add_mapped_file(self, pid: int, mapping: Mapping) -> int:
         """The file record behind a mapping."""

@@ -98,7 +98,6 @@ class SandboxKind:
 
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[Any]) -> None:
         """Put the state back; called when all processes exist, before their files and memory."""
-        raise NotImplementedError
 
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[Any]) -> None:
         """A last step, when files, memory and descriptors are in place."""
