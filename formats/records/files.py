@@ -15,11 +15,13 @@ class FileLock:
     """A lock held through a file: fcntl(2) and flock(2).
 
     Attributes:
-        kind: "posix", "ofd" or "flock".
+        kind: "posix", "ofd", "flock" or "lease".
         write: Exclusive.
         start: First byte.
         length: Bytes; 0 to the end of the file.
-        pid: Owner of a "posix" lock, in the container's namespace.
+        pid: Owner of a "posix" lock or a lease, in the container's namespace.
+        breaking: A lease that somebody waits for to end; then ``write`` says what it was.
+        down_to: What a lease that is breaking may become: 0 (F_RDLCK) or 2 (F_UNLCK).
     """
 
     kind: str
@@ -27,6 +29,8 @@ class FileLock:
     start: int
     length: int
     pid: int
+    breaking: bool = False
+    down_to: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +52,16 @@ class RegularFile:
         path: In the container.
         flags: open(2) flags without O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC.
         position: File offset in bytes.
-        kind: "file", "directory", "device", "fifo" or "special" (procfs, sysfs).
+        kind: "file", "directory", "device", "special" (procfs, sysfs), or "dead-process" for a
+            file of /proc of a process that is gone.
         size: Bytes at the freeze; -1 where that means nothing.
-        deleted_object_id: For a file with no name left: the `DeletedFile` with its content, or 0.
+        deleted_object_id: For a file that lost its name: the `DeletedFile`, or 0.
         locks: Held through this description.
         owner: SIGIO's, or None.
-        mount_id: ``mnt_id`` of the mount, informative.
-        seals: For memfds reached by path, unused otherwise.
+        device: Of a device node, as os.makedev makes it.
+        write_hint: fcntl(2) F_SET_RW_HINT of its inode.
+        opener: Process in the container that has to open it, for what each sees a file of its
+            own; 0 for anybody.
     """
 
     file_id: int
@@ -67,22 +74,32 @@ class RegularFile:
     locks: tuple[FileLock, ...] = ()
     owner: Owner | None = None
     device: int = 0
+    write_hint: int = 0
+    opener: int = 0
 
 
 @record("deleted-file")
 @dataclass(frozen=True, slots=True)
 class DeletedFile:
-    """A file without a name; its content is the chunks of object ``object_id``.
+    """A file of any type that has lost the name it was opened by.
+
+    The content of a regular file without any name is the chunks of object ``object_id``.
 
     Attributes:
         object_id: Chunk offsets are file offsets.
         path: Where it was; it comes back with this name free.
-        size: Bytes.
+        size: Bytes of a regular file.
         mode: Type and permission bits.
         uid: Owner.
         gid: Group.
         atime_ns: Last access.
         mtime_ns: Last change.
+        device: Of a device node.
+        target: Of a symbolic link.
+        xattrs: Extended attributes.
+        other_name: Path of another name that it still has, or empty; then that is the file.
+        unnamed_flags: open(2) flags of the description that has made it without any name
+            (O_TMPFILE), so that it may still be given one; else 0.
     """
 
     object_id: int
@@ -93,6 +110,11 @@ class DeletedFile:
     gid: int
     atime_ns: int
     mtime_ns: int
+    device: int = 0
+    target: str = ""
+    xattrs: tuple[tuple[str, bytes], ...] = ()
+    other_name: str = ""
+    unnamed_flags: int = 0
 
 
 @record("file-memfd")
@@ -137,10 +159,9 @@ class Pipe:
         content: Bytes in it.
         packets: Sizes of the single packets in O_DIRECT mode, else empty.
         path: Of a FIFO in the container, else empty.
-        uid: Owner of an unnamed pipe or FIFO without a name.
-        gid: Group of such a one.
-        deleted: Whether the FIFO has lost its name.
-        mode: Permission bits of a FIFO without a name.
+        uid: Owner of an unnamed pipe.
+        gid: Group of an unnamed pipe.
+        deleted_object_id: For a FIFO that lost its name: the `DeletedFile`, or 0.
     """
 
     pipe_id: int
@@ -150,8 +171,7 @@ class Pipe:
     path: str = ""
     uid: int = 0
     gid: int = 0
-    deleted: bool = False
-    mode: int = 0o600
+    deleted_object_id: int = 0
 
 
 @record("file-pipe")

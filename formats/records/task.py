@@ -228,6 +228,8 @@ class Process:
         files_id: The descriptor table.
         cwd: Path in the container.
         root: Path in the container; "/" unless the process has called chroot(2).
+        cwd_file_id: The `RegularFile` of the working directory; 0 for that of ``cwd``.
+        root_file_id: The `RegularFile` of the root, or 0 for that of the mount namespace.
         umask: File mode creation mask.
         personality: As personality(2).
         dumpable: prctl(PR_GET_DUMPABLE).
@@ -259,6 +261,8 @@ class Process:
     files_id: int = 0
     cwd: str = "/"
     root: str = "/"
+    cwd_file_id: int = 0
+    root_file_id: int = 0
     umask: int = 0o022
     personality: int = 0
     dumpable: int = 1

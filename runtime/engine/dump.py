@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import stat
 import time
 from collections.abc import Iterator
 
@@ -45,8 +46,6 @@ from runtime.kernel import kcmp, proc_maps, proc_task
 from runtime.version import VERSION
 
 REFUSED = (
-    ("cwd-outside", "a working directory or root that was removed or lies outside"),
-    ("root-outside", "a working directory or root that was removed or lies outside"),
     ("shared-fs", "processes that share these without being threads of one process"),
     ("shared-memory-map", "processes that share these without being threads of one process"),
     ("shared-handlers", "processes that share these without being threads of one process"),
@@ -242,8 +241,10 @@ class _Dump:
             stop_reported=pid not in self.context.unreported_stops,
             mm_id=mm_id,
             files_id=files_id,
-            cwd=self._directory(process, "cwd"),
-            root=self._directory(process, "root"),
+            cwd=os.readlink(f"/proc/{pid}/cwd"),
+            root=os.readlink(f"/proc/{pid}/root"),
+            cwd_file_id=self.files.add_directory(pid, "cwd"),
+            root_file_id=self._root(pid),
             umask=int(proc_task.status(pid).fields["Umask"], 8),
             personality=int(_read(f"/proc/{pid}/personality"), 16),
             dumpable=answers.dumpable,
@@ -282,19 +283,10 @@ class _Dump:
                     return ids[-1]
         return 0
 
-    def _directory(self, process: LiveProcess, which: str) -> str:
-        link = f"/proc/{process.pid}/{which}"
-        path = os.readlink(link)
-        init_root = self.files.root
-        if which == "root" and os.path.samefile(link, init_root):
-            return "/"
-        if not self.files.mounts.reaches(path, os.stat(link)):
-            self.context.refuse(
-                f"{which}-outside",
-                self.context.subject(process.pid, f"{which} ({path})"),
-                "is not reachable by its name inside the container",
-            )
-        return path
+    def _root(self, pid: int) -> int:
+        if os.path.samefile(f"/proc/{pid}/root", self.files.root):
+            return 0
+        return self.files.add_directory(pid, "root")
 
     def _collect_trees(self) -> None:
         upper = self.target.overlay_upper
@@ -356,7 +348,8 @@ class _Dump:
             if tree.tree.kind != "overlay":
                 write_tree(writer, tree)
         for deleted, path in self.files.deleted.values():
-            self._write_file(writer, deleted, path)
+            if stat.S_ISREG(deleted.mode) and not deleted.other_name:
+                self._write_file(writer, deleted, path)
         progress("memory", done, total)
         for shared, path in self.files.shared.values():
             fd = open_again(path)

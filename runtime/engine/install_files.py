@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Callable, Sequence
@@ -71,6 +72,29 @@ def mapped_file(files: RestoredFiles, file_id: int) -> int:
         return fd
 
     return files.once(("mapped", file_id), make)
+
+
+def enter_directories(
+    process: RestoredProcess, channel: socket.socket, files: RestoredFiles
+) -> None:
+    """Give a process its root and its working directory, which need not have names."""
+    task, record = process.leader, process.record
+    wanted = [record.root_file_id, record.cwd_file_id]
+    if not record.cwd_file_id:
+        task.call("chdir", os.fsencode(record.cwd) + b"\0")
+    ours = [mapped_file(files, file_id) for file_id in wanted if file_id]
+    if not ours:
+        return
+    numbers = task.receive(channel, ours)
+    batch = Batch()
+    if record.root_file_id:
+        batch.call("fchdir", numbers[0])
+        batch.call("chroot", b".\0")
+    if record.cwd_file_id:
+        batch.call("fchdir", numbers[-1])
+    for number in numbers:
+        batch.call("close", number)
+    task.do(batch)
 
 
 def install_descriptors(

@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from formats.records.codec import Record
-from formats.records.files import DeletedFile, Inode, Tree
+from formats.records.files import Inode, Tree
 from formats.records.image import Host, Image
 from formats.records.memory import AddressSpace, SharedMemory, Vma
 from formats.records.sandbox import Namespace
@@ -42,6 +42,7 @@ from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.host_facts import clock_shift, compare_hosts
 from runtime.engine.install_files import (
     close_channel,
+    enter_directories,
     give,
     install_descriptors,
     mapped_file,
@@ -295,6 +296,7 @@ class Restore:
         for held in self._all(Tree):
             if held.kind == "tmpfs":
                 self._fill(TreeRestore(self._open_tmpfs(init.pid, held), self._inodes(held)))
+        files.make_deleted(self._chunks_of)
         living = [record for record in records if not record.zombie]
         self._processes = [
             restore_threads.make_threads(record, tree.tasks[record.pid]) for record in living
@@ -437,9 +439,7 @@ class Restore:
         self.report.memory_ns = time.monotonic_ns() - began
 
     def _content_files(self, files: RestoredFiles) -> dict[int, int]:
-        shared = {s.object_id: files.shared_memory(s.object_id) for s in self._all(SharedMemory)}
-        deleted = {d.object_id: files.deleted_file(d.object_id) for d in self._all(DeletedFile)}
-        return shared | deleted
+        return {s.object_id: files.shared_memory(s.object_id) for s in self._all(SharedMemory)}
 
     # The end
 
@@ -448,6 +448,7 @@ class Restore:
     ) -> None:
         assert self._channel is not None
         for process in self._processes:
+            enter_directories(process, self._channel, files)
             finish_address_space(process.leader, self._space(process), hole)
             restore_threads.restore_process_state(process)
             for task, thread in zip(process.tasks, process.record.threads, strict=True):

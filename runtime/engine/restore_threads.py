@@ -77,9 +77,6 @@ def restore_process_state(process: RestoredProcess) -> None:
     """What threads share: directories, handlers, limits; before any thread drops privileges."""
     record = process.record
     batch = Batch()
-    batch.call("chdir", os.fsencode(record.cwd) + b"\0")
-    if record.root != "/":
-        batch.call("chroot", os.fsencode(record.root) + b"\0")
     batch.call("umask", record.umask)
     batch.call("personality", record.personality)
     if record.thp_disabled:

@@ -8,7 +8,6 @@ is mounted. A tmpfs is captured and put back through its mount point.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from formats.records.files import Inode, Tree
 from formats.statefile import Chunk, ImageWriter
 from runtime.engine.context import DumpContext
 from runtime.engine.dump_memory import write_file_pages
+from runtime.engine.xattrs import read_xattrs
 from runtime.errors import RestoreError
 
 SAVED = (
@@ -26,13 +26,6 @@ SAVED = (
         "the overlay's upper directory and the container's own tmpfs mounts (`/dev/shm` and "
         "others)",
     ),
-)
-
-# Marks that point at the lower layer by file handle: on another host they would lie.
-_LEFT_OUT_XATTRS = frozenset(
-    f"{prefix}.overlay.{name}"
-    for prefix in ("trusted", "user")
-    for name in ("origin", "uuid", "nlink", "upper", "index")
 )
 
 
@@ -99,23 +92,9 @@ def _inode(
         target=os.readlink(path) if stat.S_ISLNK(mode) else "",
         device=status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
         link=link,
-        xattrs=_xattrs(path),
+        xattrs=read_xattrs(path),
     )
     return inode, status
-
-
-def _xattrs(path: str) -> tuple[tuple[str, bytes], ...]:
-    try:
-        names = os.listxattr(path, follow_symlinks=False)
-        return tuple(
-            (name, os.getxattr(path, name, follow_symlinks=False))
-            for name in names
-            if name not in _LEFT_OUT_XATTRS
-        )
-    except OSError as exc:
-        if exc.errno == errno.ENOTSUP:  # a file system without extended attributes
-            return ()
-        raise
 
 
 def write_tree(writer: ImageWriter, dump: TreeDump) -> int:

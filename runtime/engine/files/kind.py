@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TRANSIENT_FLAGS = os.O_CREAT | os.O_EXCL | os.O_NOCTTY | os.O_TRUNC | os.O_CLOEXEC
 O_LARGEFILE = 0o100000  # always set by 64-bit kernels, never needed
 
+SPECIAL = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"})
+
 
 @dataclass(slots=True)
 class Look:
@@ -136,4 +138,15 @@ def file_type(mode: int) -> str:
     return "nameless file"
 
 
-__all__ = ["Kind", "Look", "Owner", "file_type", "load_kinds"]
+def kind_of(mode: int, fstype: str = "") -> str:
+    """What `formats.records.files.RegularFile.kind` says of a file."""
+    if fstype in SPECIAL:
+        return "special"
+    if stat.S_ISDIR(mode):
+        return "directory"
+    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+        return "device"
+    return "file" if stat.S_ISREG(mode) else "special"
+
+
+__all__ = ["Kind", "Look", "Owner", "file_type", "kind_of", "load_kinds"]

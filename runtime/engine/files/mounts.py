@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 
 from runtime.kernel import proc_fdinfo
-from runtime.kernel.mountinfo import read_mounts
+from runtime.kernel.mountinfo import Mount, read_mounts
 from runtime.kernel.openat2 import RESOLVE_IN_ROOT, openat2
 
 
@@ -32,7 +32,25 @@ class MountTable:
             found = stat_inside(self._root, path)
         except OSError:
             return False
+        if found.st_dev == status.st_dev and self._is_parameter(path, status):
+            return True  # what we find there is that of our own namespaces
         return (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino)
+
+    def _is_parameter(self, path: str, status: os.stat_result) -> bool:
+        return any(
+            mount.fstype == "proc"
+            and mount.device == status.st_dev
+            and below(mount, path).startswith("/sys/")
+            for mount in self.mounts.values()
+        )
+
+
+def below(mount: Mount, path: str) -> str:
+    """*path* as seen from the top of the file system of *mount*; empty when not on it."""
+    point = mount.point.rstrip("/")
+    if path != mount.point and not path.startswith(f"{point}/"):
+        return ""
+    return os.path.normpath(f"{mount.root}/{path[len(point) :]}")
 
 
 def mount_of(path: str) -> int:

@@ -8,14 +8,12 @@ import os
 import select
 import stat
 import termios
-from collections.abc import Callable
 
 from formats.records.files import Pipe, PipeEnd
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.mounts import open_inside
-from runtime.engine.files.nameless import make_nameless
 from runtime.engine.files.restored import RestoredFiles, open_again
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.table import FileTable
 from runtime.errors import RestoreError
 from runtime.kernel.splice import tee
 
@@ -53,10 +51,13 @@ class Pipes(Kind):
         )
 
     def _dump_pipe(self, table: FileTable, look: Look, pipe_id: int) -> Pipe | None:
-        path, deleted = _path_of(table, look)
-        if path is None:
-            table.refuse(look, "file-outside", "is a FIFO that has no name inside the container")
-            return None
+        path, deleted = "", 0
+        if not look.link.startswith("pipe:"):
+            what = f"fd {look.fd} ({look.link})"
+            found = table.locate(what, look.pid, look.link, look.proc_path, look.stat)
+            if found is None:
+                return None
+            path, deleted = found
         if not _is_complete(table, look):
             table.refuse(look, "pipe-outside", "is a pipe whose other end is outside the container")
             return None
@@ -75,8 +76,7 @@ class Pipes(Kind):
             path=path,
             uid=look.stat.st_uid,
             gid=look.stat.st_gid,
-            deleted=deleted,
-            mode=stat.S_IMODE(look.stat.st_mode),
+            deleted_object_id=deleted,
         )
         table.records.append(pipe)
         return pipe
@@ -85,8 +85,8 @@ class Pipes(Kind):
 
     def restore(self, files: RestoredFiles, record: PipeEnd) -> int:
         pipe = files.record_of(Pipe, record.pipe_id)
-        if record.lonely and pipe.path and not pipe.deleted:
-            return _open_fifo(files, pipe.path, record.flags | os.O_NONBLOCK)
+        if record.lonely and pipe.path:
+            return _open_fifo(files, pipe, record.flags | os.O_NONBLOCK)
         restored = files.once(("pipe", record.pipe_id), lambda: _Restored(files, pipe))
         return restored.end(record.flags & ~os.O_DIRECT)
 
@@ -94,17 +94,6 @@ class Pipes(Kind):
         restored: _Restored | None = files.made(("pipe", record.pipe_id))
         if restored is not None:
             restored.close()
-
-
-def _path_of(table: FileTable, look: Look) -> tuple[str | None, bool]:
-    """Where a FIFO is inside the container, empty for a pipe; and whether it has lost its name."""
-    if look.link.startswith("pipe:"):
-        return "", False
-    if look.stat.st_nlink == 0:
-        return look.link.removesuffix(DELETED), True
-    if table.mounts.reaches(look.link, look.stat):
-        return look.link, False
-    return table.find_inode(look.stat.st_dev, look.stat.st_ino), False
 
 
 def _modes(table: FileTable, look: Look) -> set[int]:
@@ -160,10 +149,8 @@ class _Restored:
 
     def __init__(self, files: RestoredFiles, pipe: Pipe) -> None:
         self._free: dict[int, int] = {}
-        if pipe.path and not pipe.deleted:
-            self._through = _open_fifo(files, pipe.path, os.O_RDWR | os.O_NONBLOCK)
-        elif pipe.path:
-            self._through = make_nameless(files.root, pipe.path, _make_fifo(pipe))
+        if pipe.path:
+            self._through = _open_fifo(files, pipe, os.O_RDWR | os.O_NONBLOCK)
         else:
             self._through, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             os.fchown(write, pipe.uid, pipe.gid)
@@ -214,26 +201,18 @@ def _write_all(fd: int, data: memoryview) -> None:
         data = data[os.write(fd, data) :]
 
 
-def _open_fifo(files: RestoredFiles, path: str, flags: int) -> int:
-    """Open a FIFO by its name; an image must not make us open anything else."""
-    place = open_inside(files.root, path, os.O_PATH | os.O_NOFOLLOW)
+def _open_fifo(files: RestoredFiles, pipe: Pipe, flags: int) -> int:
+    """Open a FIFO; an image must not make us open anything else."""
+    if pipe.deleted_object_id:
+        place = files.open_deleted(pipe.deleted_object_id, os.O_PATH)
+    else:
+        place = open_inside(files.root, pipe.path, os.O_PATH | os.O_NOFOLLOW)
     try:
         if not stat.S_ISFIFO(os.fstat(place).st_mode):
-            raise RestoreError(f"{path} is not a FIFO any more", reason="file-changed")
+            raise RestoreError(f"{pipe.path} is not a FIFO any more", reason="file-changed")
         return open_again(place, flags)
     finally:
         os.close(place)
-
-
-def _make_fifo(pipe: Pipe) -> Callable[[int, str], int]:
-    def make(top: int, name: str) -> int:
-        os.mkfifo(name, 0o600, dir_fd=top)
-        fd = os.open(name, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=top)
-        os.fchown(fd, pipe.uid, pipe.gid)
-        os.fchmod(fd, pipe.mode & 0o7777)
-        return fd
-
-    return make
 
 
 def _waiting(fd: int) -> int:

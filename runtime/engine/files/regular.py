@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import stat
 
 from formats.records.files import RegularFile
-from runtime.engine.files.kind import Kind, Look
+from runtime.engine.files.dead_processes import is_of_dead, open_of_dead
+from runtime.engine.files.kind import Kind, Look, kind_of
 from runtime.engine.files.locks import dump_locks, restore_locks
-from runtime.engine.files.mounts import open_inside
+from runtime.engine.files.mounts import below, open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
+from runtime.kernel.mount import AT_FDCWD
 
 SAVED = (
     (
         "files",
-        "offsets, modes, append, deleted (also with content), renamed, `O_PATH`, sparse; POSIX,"
-        " open-file and `flock` locks",
+        "offsets, modes, append, renamed, `O_PATH`, sparse; POSIX, open-file and `flock` locks, "
+        "leases; of `/proc`, also of processes that are gone",
+    ),
+    (
+        "removed files",
+        "of every type, with their content, also `O_TMPFILE`, whole removed directory trees, and "
+        "files that have another name left",
     ),
     ("directories", "half read: the rest comes, each name once"),
     ("devices", "null, zero, full, random, urandom"),
 )
 REFUSED = (
     ("fd-device", "device files other than the usual ones, terminals among them"),
-    ("file-other-name", "a file that lost the name it was opened by and lives on under another"),
-    ("file-deleted", "something removed that is not a regular file"),
+    ("file-dead-process", "a file of /proc of a dead process whose id is in use again"),
 )
 
 O_PATH = os.O_PATH
@@ -34,7 +42,8 @@ O_PATH = os.O_PATH
 # Character devices without state of their own: null, zero, full, random, urandom
 _STATELESS = {(1, minor) for minor in (3, 5, 7, 8, 9)}
 _TTY = re.compile(r"/dev/(pts/\d+|tty|ptmx|console|pts/ptmx)$")
-_SPECIAL = {"proc", "sysfs", "cgroup", "cgroup2", "devpts", "mqueue"}
+O_UNNAMED = 0o20000000  # __O_TMPFILE, include/uapi/asm-generic/fcntl.h
+F_GET_RW_HINT, F_SET_RW_HINT = 1035, 1036  # include/uapi/linux/fcntl.h
 
 
 class Regular(Kind):
@@ -62,48 +71,45 @@ class Regular(Kind):
                 what = "a terminal" if _TTY.match(look.link) else f"device {device[0]}:{device[1]}"
                 table.refuse(look, "fd-device", f"is {what}, which wherry cannot save")
                 return None
-        path, deleted = look.link, 0
-        if look.stat.st_nlink == 0 or (
-            path.endswith(DELETED) and not table.mounts.reaches(path, look.stat)
-        ):
-            path = path.removesuffix(DELETED)
-            if not self._can_carry(table, look):
+        kind = kind_of(mode, mount.fstype if mount else "")
+        if mount is not None and mount.fstype == "proc" and is_of_dead(table, mount.point, look):
+            kind, path, deleted = "dead-process", look.link.removesuffix(DELETED), 0
+            if path.split("/")[mount.point.rstrip("/").count("/") + 1] in table.living:
+                table.refuse(look, "file-dead-process", "is of a process whose id has a new owner")
                 return None
-            if stat.S_ISREG(mode):
-                deleted = table.deleted_file(path, look.proc_path, look.stat)
-        elif not table.mounts.reaches(path, look.stat):
-            table.refuse(look, "file-outside", "is not reachable by its name inside the container")
-            return None
+        else:
+            found = table.locate(
+                f"fd {look.fd} ({look.link})", look.pid, look.link, look.proc_path, look.stat
+            )
+            if found is None:
+                return None
+            path, deleted = found
+            if deleted and look.flags & O_UNNAMED:
+                table.mark_unnamed(look)
+        path_only = bool(look.flags & O_PATH)
+        opener = 0
+        if mount is not None and mount.fstype == "proc" and below(mount, path).startswith("/sys/"):
+            opener = table.context.ns_pids[look.pid]
         return RegularFile(
             file_id=file_id,
             path=path,
             flags=look.flags,
             position=look.info.position,
-            kind=_kind(mode, mount.fstype if mount else ""),
+            kind=kind,
             size=look.stat.st_size if stat.S_ISREG(mode) else -1,
             deleted_object_id=deleted,
-            locks=dump_locks(table, look),
-            owner=None if look.flags & O_PATH else table.owner(look),
+            locks=() if path_only else dump_locks(table, file_id),
+            owner=None if path_only else table.owner(look),
             device=look.stat.st_rdev,
+            opener=opener,
+            write_hint=0 if path_only or kind != "file" else write_hint(look),
         )
-
-    @staticmethod
-    def _can_carry(table: FileTable, look: Look) -> bool:
-        if look.stat.st_nlink > 0 and not stat.S_ISDIR(look.stat.st_mode):
-            table.refuse(
-                look,
-                "file-other-name",
-                "was removed under the name it was opened by and lives on under another",
-            )
-            return False
-        if not stat.S_ISREG(look.stat.st_mode):
-            table.refuse(look, "file-deleted", "is removed, and not a regular file")
-            return False
-        return True
 
     def restore(self, files: RestoredFiles, record: RegularFile) -> int:
         if record.deleted_object_id:
             fd = files.open_deleted(record.deleted_object_id, record.flags)
+        elif record.kind == "dead-process":
+            fd = open_of_dead(files, record)
         else:
             fd = self._open(files, record)
         if record.position and not record.flags & O_PATH:
@@ -113,7 +119,10 @@ class Regular(Kind):
     @staticmethod
     def _open(files: RestoredFiles, record: RegularFile) -> int:
         try:
-            fd = open_inside(files.root, record.path, record.flags)
+            if record.opener:
+                fd = open_from_task(files, record)
+            else:
+                fd = open_inside(files.root, record.path, record.flags)
         except OSError as exc:
             raise RestoreError(
                 f"{record.path}: {os.strerror(exc.errno or 0)} when it was opened again",
@@ -135,14 +144,28 @@ class Regular(Kind):
         return fd
 
     def finish(self, files: RestoredFiles, record: RegularFile) -> None:
+        if record.write_hint:
+            hint = record.write_hint.to_bytes(8, "little")
+            fcntl.fcntl(files.fds[record.file_id], F_SET_RW_HINT, hint)
         restore_locks(files, record)
 
 
-def _kind(mode: int, fstype: str) -> str:
-    if fstype in _SPECIAL:
-        return "special"
-    if stat.S_ISDIR(mode):
-        return "directory"
-    if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
-        return "device"
-    return "file" if stat.S_ISREG(mode) else "special"
+def open_from_task(files: RestoredFiles, record: RegularFile) -> int:
+    """Have a process open a file; the parameters of the system differ by namespace."""
+    tracee = next((files.tracees[p] for p, i in files.ns_pids.items() if i == record.opener), None)
+    if tracee is None:
+        raise RestoreError(f"no process {record.opener} in the image", reason="image-inconsistent")
+    batch = Batch()
+    flags = record.flags | os.O_CLOEXEC
+    opened = batch.call("openat", AT_FDCWD, os.fsencode(record.path) + b"\0", flags, 0)
+    number = tracee.run(batch)[opened]
+    return files.take_from(tracee, number)
+
+
+def write_hint(look: Look) -> int:
+    """How long what is written is expected to live, fcntl(2) F_GET_RW_HINT; 0 when not set."""
+    fd = look.duplicate()
+    try:
+        return int.from_bytes(fcntl.fcntl(fd, F_GET_RW_HINT, bytes(8)), "little")
+    finally:
+        os.close(fd)

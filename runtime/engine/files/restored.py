@@ -12,7 +12,7 @@ from formats.records.files import DeletedFile, MemFd
 from formats.records.memory import SharedMemory
 from formats.records.task import Process
 from runtime.engine.api import RestoreOptions
-from runtime.engine.files.mounts import open_inside
+from runtime.engine.files.ghosts import Handles, fill_ghost, finish_ghost, make_ghosts
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
@@ -20,6 +20,7 @@ from runtime.kernel import pidfd
 from runtime.kernel.shmem import shared_anonymous
 
 if TYPE_CHECKING:
+    from formats.statefile import Chunk
     from runtime.engine.sandbox.kind import Place
 
 T = TypeVar("T")
@@ -64,7 +65,9 @@ class RestoredFiles:
         channel: socket.socket,
     ) -> None:
         self._records = list(records)
-        self.root = root
+        # The init may change its root before all files are open.
+        self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.root = f"/proc/self/fd/{self._root_fd}"
         self.stdio = stdio
         self.init = init
         self.options = options
@@ -82,6 +85,7 @@ class RestoredFiles:
         self.makers: dict[int, Callable[[], int]] = {}
         self._once: dict[object, Any] = {}
         self._objects: dict[int, int] = {}
+        self._ghosts = Handles()
         self._close_later: list[int] = []
         self._init_pidfd = pidfd.open_pidfd(init.pid)
 
@@ -141,46 +145,22 @@ class RestoredFiles:
             self._objects[object_id] = fd
         return self._objects[object_id]
 
-    def deleted_file(self, object_id: int) -> int:
-        """Our descriptor for a file without a name, made at the first call."""
-        if object_id not in self._objects:
-            record = self.record_of(DeletedFile, object_id)
-            self._objects[object_id] = self._make_deleted(record)
-        return self._objects[object_id]
+    def make_deleted(self, chunks: Callable[[frozenset[int]], Iterable[Chunk]]) -> None:
+        """Make every file again that has lost its name, with its content.
 
-    def _make_deleted(self, record: DeletedFile) -> int:
-        directory = os.path.dirname(record.path)
-        try:
-            fd = self._make_nameless(record, directory)
-        except FileNotFoundError:
-            # Its directory is gone too; any place on the container's root will do.
-            fd = self._make_nameless(record, "/")
-        os.fchown(fd, record.uid, record.gid)
-        os.fchmod(fd, record.mode & 0o7777)
-        os.ftruncate(fd, record.size)
-        return fd
-
-    def _make_nameless(self, record: DeletedFile, directory: str) -> int:
-        """Create the file under its old name where that is free, and remove the name again."""
-        name = os.path.basename(record.path)
-        top = open_inside(self.root, directory, os.O_PATH | os.O_DIRECTORY)
-        try:
-            for candidate in (name, f".wherry-{os.getpid()}-{record.object_id}"):
-                try:
-                    fd = os.open(
-                        candidate, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, dir_fd=top
-                    )
-                except FileExistsError:
-                    continue
-                os.unlink(candidate, dir_fd=top)
-                return fd
-            raise RestoreError(f"{directory}: no free name for the removed file {name}")
-        finally:
-            os.close(top)
+        Args:
+            chunks: Gives the chunks of these objects, which come next in the image.
+        """
+        ghosts = {ghost.object_id: ghost for ghost in self.all_of(DeletedFile)}
+        make_ghosts(self.root, list(ghosts.values()), self._ghosts)
+        for chunk in chunks(frozenset(ghosts)):
+            fill_ghost(self._ghosts.paths[chunk.object_id], chunk)
+        for object_id, ghost in ghosts.items():
+            finish_ghost(self._ghosts.paths[object_id], ghost)
 
     def open_deleted(self, object_id: int, flags: int) -> int:
-        """A description of its own of a file without a name."""
-        return open_again(self.deleted_file(object_id), flags)
+        """A description of its own of a file that has lost its name."""
+        return self._ghosts.open(object_id, flags)
 
     def content_fd(self, object_id: int) -> int | None:
         """Our descriptor for a content object, or None if it is not one of files."""
@@ -190,10 +170,21 @@ class RestoredFiles:
 
     def take_from_init(self, fd: int) -> int:
         """Move descriptor *fd* of the init into ours."""
-        ours = pidfd.get_fd(self._init_pidfd, fd)
+        return self.take_from(self.init, fd)
+
+    def take_from(self, tracee: NewTask, fd: int) -> int:
+        """Move descriptor *fd* of a process into ours."""
+        if tracee is self.init:
+            ours = pidfd.get_fd(self._init_pidfd, fd)
+        else:
+            process = pidfd.open_pidfd(tracee.pid)
+            try:
+                ours = pidfd.get_fd(process, fd)
+            finally:
+                os.close(process)
         batch = Batch()
         batch.call("close", fd)
-        self.init.run(batch)
+        tracee.run(batch)
         return ours
 
     def holder(self, file_id: int, ns_pid: int) -> tuple[NewTask, int]:
@@ -214,7 +205,9 @@ class RestoredFiles:
     def close(self) -> None:
         """Close every descriptor of ours."""
         held = {*self.fds.values(), *self._objects.values(), *self._close_later}
-        held |= {*self.unix_senders.values(), *self.tun_queues.values(), self._init_pidfd}
+        held |= {*self.unix_senders.values(), *self.tun_queues.values()}
+        held |= {self._init_pidfd, self._root_fd}
+        self._ghosts.close()
         for fd in held:
             os.close(fd)
         self.fds.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import os
@@ -16,8 +17,9 @@ from formats.records.files import DeletedFile, Owner, RegularFile
 from formats.records.memory import SharedMemory
 from formats.records.task import Descriptor
 from runtime.engine.context import DumpContext
+from runtime.engine.files.ghosts import describe_deleted
 from runtime.engine.files.inodes import find_inode
-from runtime.engine.files.kind import Kind, Look, file_type, load_kinds
+from runtime.engine.files.kind import Kind, Look, file_type, kind_of, load_kinds
 from runtime.engine.files.mounts import MountTable, mount_of
 from runtime.kernel import kcmp, pidfd, proc_fdinfo
 from runtime.kernel.proc_maps import Mapping
@@ -57,7 +59,7 @@ class FileTable:
         records: One per open file description, in the order of their ids.
         shared: Shared-memory objects with a path to open each by.
         segments: System V segments by IPC namespace and id, the ids of their objects.
-        deleted: Files without a name with a path to open each by.
+        deleted: Files that lost their name with a path to open each by.
     """
 
     def __init__(self, context: DumpContext) -> None:
@@ -247,6 +249,11 @@ class FileTable:
         return found
 
     @property
+    def living(self) -> frozenset[str]:
+        """Ids of the container's tasks as it sees them, as /proc writes them."""
+        return self.once("living", lambda: frozenset(map(str, self.context.ns_pids.values())))
+
+    @property
     def socket_inodes(self) -> frozenset[int]:
         """Inode numbers of the container's open sockets."""
         return self.once("sockets", self._socket_inodes)
@@ -316,28 +323,25 @@ class FileTable:
         link = os.readlink(f"/proc/{pid}/exe")
         return self._add_path(pid, link, f"/proc/{pid}/exe", os.O_RDONLY, "program")
 
+    def add_directory(self, pid: int, which: str) -> int:
+        """The file record of a process's working directory ("cwd") or root ("root")."""
+        magic = f"/proc/{pid}/{which}"
+        return self._add_path(pid, os.readlink(magic), magic, os.O_PATH | os.O_DIRECTORY, which)
+
     def _add_path(self, pid: int, path: str, magic: str, flags: int, what: str) -> int:
         status = os.stat(magic)
         key = (path, status.st_dev, status.st_ino, flags)
         if key in self._mapped:
             return self._mapped[key]
         file_id = self._mapped[key] = self.context.new_id()
-        deleted = 0
-        if path.endswith(DELETED):
-            path = path.removesuffix(DELETED)
-            deleted = self.deleted_file(path, magic, status)
-        elif not self.mounts.reaches(path, status):
-            subject = self.context.subject(pid, f"{what} ({path})")
-            self.context.refuse(
-                "file-outside", subject, "is not reachable by its name inside the container"
-            )
+        path, deleted = self.locate(f"{what} ({path})", pid, path, magic, status) or (path, 0)
         self.records.append(
             RegularFile(
                 file_id=file_id,
                 path=path,
                 flags=flags,
                 position=0,
-                kind="file" if stat.S_ISREG(status.st_mode) else "device",
+                kind=kind_of(status.st_mode),
                 size=status.st_size if stat.S_ISREG(status.st_mode) else -1,
                 deleted_object_id=deleted,
                 device=status.st_rdev,
@@ -345,22 +349,58 @@ class FileTable:
         )
         return file_id
 
-    def deleted_file(self, path: str, magic: str, status: os.stat_result) -> int:
-        """The object that holds the content of a file whose name is gone."""
+    def locate(
+        self, what: str, pid: int, path: str, magic: str, status: os.stat_result
+    ) -> tuple[str, int] | None:
+        """Where a restore finds a file.
+
+        Args:
+            what: How messages name it.
+            pid: The process that has it.
+            path: What the kernel says of it, with ``(deleted)`` where that is so.
+            magic: A link of /proc that leads to it.
+            status: stat(2) of it.
+
+        Returns:
+            Its path inside the container and, for a file that lost that name, the id of its
+            `DeletedFile`, else 0. None after refusing it.
+        """
+        subject = self.context.subject(pid, what)
+        if not status.st_nlink or path.endswith(DELETED):
+            if status.st_nlink and self.mounts.reaches(path, status):
+                return path, 0  # it is called so
+            return self._locate_deleted(subject, path.removesuffix(DELETED), magic, status)
+        if not self.mounts.reaches(path, status):
+            self.context.refuse(
+                "file-outside", subject, "is not reachable by its name inside the container"
+            )
+            return None
+        return path, 0
+
+    def _locate_deleted(
+        self, subject: str, path: str, magic: str, status: os.stat_result
+    ) -> tuple[str, int] | None:
         key = (status.st_dev, status.st_ino)
         if key not in self.deleted:
-            record = DeletedFile(
-                object_id=self.context.new_id(),
-                path=path,
-                size=status.st_size,
-                mode=status.st_mode,
-                uid=status.st_uid,
-                gid=status.st_gid,
-                atime_ns=status.st_atime_ns,
-                mtime_ns=status.st_mtime_ns,
-            )
+            other = None
+            if status.st_nlink and not stat.S_ISDIR(status.st_mode):
+                other = self.find_inode(*key)
+                if other is None:
+                    self.context.refuse(
+                        "file-other-name",
+                        subject,
+                        "lost the name it was opened by, and its other name cannot be found",
+                    )
+                    return None
+            record = describe_deleted(self.context.new_id(), path, magic, status, other or "")
             self.deleted[key] = (record, magic)
-        return self.deleted[key][0].object_id
+        return path, self.deleted[key][0].object_id
+
+    def mark_unnamed(self, look: Look) -> None:
+        """Note that a file without a name was made so, and may be given one."""
+        key = (look.stat.st_dev, look.stat.st_ino)
+        record, magic = self.deleted[key]
+        self.deleted[key] = (dataclasses.replace(record, unnamed_flags=look.flags), magic)
 
 
 def open_again(path: str) -> int:
