@@ -36,6 +36,9 @@ class Vma:
             private and writable.
         lock_on_fault: With MAP_LOCKED among the flags: only pages that are touched, mlock2(2).
         read_only: Whether a System V segment is attached with SHM_RDONLY.
+        huge_page_size: Bytes of the pages of a private hugetlb mapping; 0 for ordinary pages.
+        sealed: mseal(2).
+        guards: (start, length) in bytes of guard regions, MADV_GUARD_INSTALL.
     """
 
     start: int
@@ -50,6 +53,9 @@ class Vma:
     accounted: bool = True
     lock_on_fault: bool = False
     read_only: bool = False
+    huge_page_size: int = 0
+    sealed: bool = False
+    guards: tuple[tuple[int, int], ...] = ()
 
     @property
     def map_file(self) -> str:
@@ -85,7 +91,7 @@ class AddressSpace:
         auxv: The auxiliary vector, as in /proc/PID/auxv.
         exe_file_id: File record of the program.
         vmas: By address.
-        locked_future: mlockall(2) flags in force, or 0.
+        locked_future: mlockall(2) flags in force for new mappings, or 0.
         early_id: Object that holds pages of private mappings, ahead of other contents, since
             children share some of them; 0 if none does.
         early_files: File records whose private mappings are among these; beside anonymous ones.
@@ -113,7 +119,9 @@ class SharedMemory:
     Attributes:
         object_id: Chunk offsets are byte offsets into the object.
         size: Bytes.
+        huge_page_size: Bytes of its pages when they are of hugetlbfs; 0 for ordinary pages.
     """
 
     object_id: int
     size: int
+    huge_page_size: int = 0

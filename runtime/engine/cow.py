@@ -18,9 +18,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from formats.records.memory import AddressSpace, Backing, Vma
 from formats.records.task import Process
 from formats.statefile import Chunk
-from runtime.engine.dump_memory import PageRun
 from runtime.engine.mappings import MAP_LOCKED, MAP_PRIVATE
 from runtime.engine.new_task import NewTask
+from runtime.engine.ranges import PageRun, Range, gaps, intersection, without
 from runtime.engine.remote import Batch
 from runtime.engine.restore_memory import MemoryWriter, first_protection, map_part, name_vma
 from runtime.errors import RestoreError
@@ -32,13 +32,11 @@ MADV_DONTNEED = 4
 MADV_DONTFORK, MADV_WIPEONFORK = 10, 18
 _COPY_SIZE = 4 << 20
 
-Range = tuple[int, int]  # start and end, byte addresses
-
 
 def is_early(space: AddressSpace, vma: Vma) -> bool:
     """Whether a mapping is made before the process makes children, if it has any that share."""
     if vma.backing is Backing.ANONYMOUS:
-        return bool(vma.flags & MAP_PRIVATE)
+        return bool(vma.flags & MAP_PRIVATE) and not vma.huge_page_size
     return bool(vma.flags & MAP_PRIVATE) and vma.object_id in space.early_files
 
 
@@ -101,11 +99,11 @@ class Pages:
 
     def own(self, *, early: bool) -> Iterator[PageRun]:
         """The pages to store: ahead of everything else, or with the rest."""
-        runs = _without(self.runs, [(start, start + size) for start, size in self.space.shared])
+        runs = without(self.runs, [(start, start + size) for start, size in self.space.shared])
         if not self.space.early_id:
             return iter(()) if early else runs
         ahead = [(vma.start, vma.end) for vma in self.space.vmas if is_early(self.space, vma)]
-        return _intersection(runs, ahead) if early else _without(runs, ahead)
+        return intersection(runs, ahead) if early else without(runs, ahead)
 
 
 def share_pages(
@@ -132,7 +130,7 @@ def share_pages(
         if parent is None or parent.ancestry != pages.ancestry:
             continue
         common = [(start, end) for start, end, _, _ in common_parts(pages.space, parent.space)]
-        held = ((start, end) for start, end, _ in _intersection(pages.runs, common))
+        held = ((start, end) for start, end, _ in intersection(pages.runs, common))
         shared = tuple(
             (start, end - start) for start, end in pagemap.shared_runs(pages.pid, parent.pid, held)
         )
@@ -155,35 +153,6 @@ def by_birth(all_pages: Sequence[Pages]) -> Iterator[Pages]:
         pages = waiting.pop()
         yield pages
         waiting += reversed(children.get(pages.pid, []))
-
-
-def _intersection(runs: Iterable[PageRun], parts: Sequence[Range]) -> Iterator[PageRun]:
-    """Both ascending."""
-    index = 0
-    for start, end, readable in runs:
-        while index < len(parts) and parts[index][1] <= start:
-            index += 1
-        at = index
-        while at < len(parts) and parts[at][0] < end:
-            yield max(start, parts[at][0]), min(end, parts[at][1]), readable
-            at += 1
-
-
-def _without(runs: Iterable[PageRun], holes: Sequence[Range]) -> Iterator[PageRun]:
-    """Runs without what lies in *holes*; both ascending."""
-    index = 0
-    for first, end, readable in runs:
-        start = first
-        while index < len(holes) and holes[index][1] <= start:
-            index += 1
-        at = index
-        while at < len(holes) and holes[at][0] < end:
-            if start < holes[at][0]:
-                yield start, holes[at][0], readable
-            start = max(start, holes[at][1])
-            at += 1
-        if start < end:
-            yield start, end, readable
 
 
 # Restore
@@ -241,7 +210,7 @@ class Inheritance:
             (vma, start, end)
             for vma in space.vmas
             if is_early(space, vma)
-            for start, end in _gaps([(vma.start, vma.end)], kept)
+            for start, end in gaps([(vma.start, vma.end)], kept)
         ]
         numbers = self._open_files(task, {vma.object_id for vma, _, _ in missing} - {0})
         batch = Batch()
@@ -279,11 +248,11 @@ def _keep(task: NewTask, space: AddressSpace, parent: AddressSpace) -> list[Rang
         for vma in parent.vmas
         if is_early(parent, vma) and MADV_DONTFORK not in vma.advice
     ]
-    for start, end in _gaps(born_with, kept):
+    for start, end in gaps(born_with, kept):
         batch = _room(task, batch)
         batch.call("munmap", start, end - start)
     shared = [(start, start + size) for start, size in space.shared]
-    for start, end in _gaps(kept, shared):
+    for start, end in gaps(kept, shared):
         batch = _room(task, batch)
         batch.call("madvise", start, end - start, MADV_DONTNEED)
     for start, end, ours, theirs in parts:
@@ -302,9 +271,3 @@ def _room(task: NewTask, batch: Batch) -> Batch:
         return batch
     task.do(batch)
     return Batch()
-
-
-def _gaps(ranges: Iterable[Range], taken: Sequence[Range]) -> Iterator[Range]:
-    """What is left of *ranges* without *taken*; both ascending and disjoint."""
-    for start, end, _ in _without(((low, high, True) for low, high in ranges), taken):
-        yield start, end

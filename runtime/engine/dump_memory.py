@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from formats.records.memory import AddressSpace, Backing, SharedMemory
 from formats.statefile import CHUNK_SIZE, ImageWriter
 from runtime.engine.mappings import MAP_PRIVATE
+from runtime.engine.ranges import PageRun, without
 from runtime.kernel import pagemap, process_vm
 
 Run = tuple[int, int]  # (start, length) in bytes
-PageRun = tuple[int, int, bool]  # start, end, readable
 Fill = Callable[[memoryview], None]
 
 PROT_READ = 1
@@ -74,6 +74,12 @@ def read_exactly(fd: int, runs: Sequence[Run], buffer: memoryview) -> None:
 
 def private_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
     """The existing pages in private mappings, by address."""
+    # To the page map a guard page is something swapped out.
+    guards = [(start, start + length) for vma in space.vmas for start, length in vma.guards]
+    return without(_existing_runs(pid, space), guards)
+
+
+def _existing_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
     private = [
         (vma.start, vma.end, bool(vma.protection & PROT_READ))
         for vma in space.vmas

@@ -91,6 +91,7 @@ _SIGEV = {"signal": 0, "none": 1, "thread": 2}
 SIGEV_THREAD_ID = 4
 SA_RESTORER = 0x04000000  # arch/x86/include/uapi/asm/signal.h
 P_PID = 1  # <sys/wait.h>
+MCL_FUTURE, MCL_ONFAULT = 2, 4  # include/uapi/asm-generic/mman.h
 PEEK_STOPPED = 0x01000003  # WNOHANG | WSTOPPED | WNOWAIT
 
 
@@ -130,6 +131,7 @@ class ProcessAnswers:
     child_subreaper: bool
     thp_disabled: bool
     brk: int
+    locked_future: int
 
 
 @dataclass(slots=True)
@@ -337,6 +339,7 @@ class _Questions:
         self.tracee = tracee
         self.pid = process.pid
         self.sigtrap_action = process.sigtrap_action
+        self._mappings = process.mappings
         self.batch = Batch()
         self._altstack = self.batch.out(signals.STACK.size)
         self.batch.call("sigaltstack", 0, self._altstack)
@@ -404,7 +407,18 @@ class _Questions:
             child_subreaper=any(answers.read(self._subreaper)),
             thp_disabled=bool(answers[self._thp]),
             brk=answers[self._brk],
+            locked_future=self._locked_future(),
         )
+
+    def _locked_future(self) -> int:
+        """mlockall(2) flags for new mappings, which no interface shows: what of our own scratch?"""
+        known = sum(m.end - m.start for m in self._mappings if "lo" in m.vm_flags)
+        locked = int(proc_task.status(self.pid).fields.get("VmLck", "0 kB").split()[0]) << 10
+        if locked <= known:
+            return 0
+        scratch = self.tracee.scratch
+        flags = next(m.vm_flags for m in proc_maps.mappings(self.pid) if m.start == scratch)
+        return MCL_FUTURE | (MCL_ONFAULT if "lf" in flags else 0)
 
     def _interval_timers(self, answers: Answers) -> Iterator[IntervalTimer]:
         for which, room in self._itimers:

@@ -8,7 +8,8 @@ from formats.records.memory import AddressSpace, Backing, Layout, Vma
 from runtime.engine.arch import current as arch
 from runtime.engine.context import DumpContext
 from runtime.engine.dump_tasks import LiveProcess
-from runtime.engine.files.table import FileTable
+from runtime.engine.files.table import DELETED, FileTable
+from runtime.kernel import pagemap
 from runtime.kernel.proc_maps import Mapping, is_segment
 
 SAVED = (
@@ -17,15 +18,17 @@ SAVED = (
         "private and shared, anonymous and file-backed, deleted and shortened files, copy-on-"
         "write after fork, guard pages, content below `PROT_NONE`, the heap, a stack that has "
         "grown and grows further, code made at run time, advice and locking flags of mappings, "
-        "the vDSO",
+        "hugetlb memory (private, shared, memfd), droppable memory (its content is dropped), guard "
+        "regions, sealed mappings, mlockall for the future, the vDSO",
     ),
 )
 REFUSED = (
-    ("vma-userfaultfd", "mappings of these kinds"),
-    ("vma-device", "mappings of these kinds"),
-    ("vma-hugetlb", "mappings of these kinds"),
-    ("vma-shadow-stack", "mappings of these kinds"),
-    ("vma-kind", "mappings of these kinds"),
+    ("vma-userfaultfd", "memory that a userfaultfd serves or write-protects"),
+    ("vma-device", "device memory"),
+    ("vma-hugetlb", "named files of hugetlbfs"),
+    ("vma-pkey", "memory with a protection key other than the default one"),
+    ("vma-shadow-stack", "shadow stacks"),
+    ("vma-kind", "mappings that no rule knows"),
 )
 
 # Flags, include/uapi/asm-generic/mman{,-common}.h
@@ -36,14 +39,16 @@ MAP_ANONYMOUS = 0x20
 MAP_GROWSDOWN = 0x100
 MAP_LOCKED = 0x2000
 MAP_NORESERVE = 0x4000
+MAP_HUGETLB = 0x40000
+MAP_HUGE_SHIFT = 26  # include/uapi/asm-generic/hugetlb_encode.h
 MAP_FIXED_NOREPLACE = 0x100000
+MAP_DROPPABLE = 0x08  # a type of its own, in place of shared and private; include/uapi/linux/mman.h
 
 # VmFlags (Documentation/filesystems/proc.rst) and the flag or advice that gives them
 _FLAGS = {"gd": MAP_GROWSDOWN, "nr": MAP_NORESERVE, "lo": MAP_LOCKED}
 _ADVICE = {"rr": 1, "sr": 2, "dc": 10, "mg": 12, "hg": 14, "nh": 15, "dd": 16, "wf": 18}
 
 _REFUSED = {
-    "ht": ("vma-hugetlb", "is made of huge pages of hugetlbfs"),
     "um": ("vma-userfaultfd", "is served by a userfaultfd"),
     "uw": ("vma-userfaultfd", "is write-protected by a userfaultfd"),
     "ui": ("vma-userfaultfd", "is served by a userfaultfd"),
@@ -52,6 +57,7 @@ _REFUSED = {
     "ss": ("vma-shadow-stack", "is a shadow stack"),
 }
 KERNEL_NAMES = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]"})
+HUGE_PAGES = "/anon_hugepage (deleted)"
 _ANONYMOUS_NAMES = ("[heap]", "[stack]", "[anon:")
 
 
@@ -85,6 +91,7 @@ def dump_address_space(
         auxv=Path(f"/proc/{process.pid}/auxv").read_bytes(),
         exe_file_id=files.add_executable(process.pid),
         vmas=tuple(vmas),
+        locked_future=0 if process.answers is None else process.answers.locked_future,
     )
 
 
@@ -96,12 +103,14 @@ def _brk(process: LiveProcess) -> int:
 
 def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> Vma | None:
     flags = MAP_SHARED if mapping.shared else MAP_PRIVATE
+    if "dp" in mapping.vm_flags:
+        flags = MAP_DROPPABLE
     for code, flag in _FLAGS.items():
         if code in mapping.vm_flags:
             flags |= flag
     advice = tuple(value for code, value in _ADVICE.items() if code in mapping.vm_flags)
-    backing, object_id, offset, name = Backing.ANONYMOUS, 0, 0, ""
     segment = is_segment(mapping)
+    backing, object_id, offset, name, huge = Backing.ANONYMOUS, 0, 0, "", 0
     if mapping.path in KERNEL_NAMES:
         backing, name = Backing.VDSO, mapping.path
         advice = ()
@@ -110,6 +119,9 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
     elif _is_anonymous(mapping):
         flags |= MAP_ANONYMOUS
         name = mapping.path[6:-1] if mapping.path.startswith("[anon:") else ""
+        if "ht" in mapping.vm_flags:
+            huge = mapping.page_size
+            flags |= MAP_HUGETLB | (huge.bit_length() - 1) << MAP_HUGE_SHIFT
     elif segment:
         backing, offset = Backing.SEGMENT, mapping.offset
         object_id = files.segment(pid, mapping)
@@ -132,10 +144,22 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
         accounted="ac" in mapping.vm_flags,
         lock_on_fault="lf" in mapping.vm_flags,
         read_only=segment and "mw" not in mapping.vm_flags,
+        huge_page_size=huge,
+        sealed="sl" in mapping.vm_flags,
+        guards=_guards(pid, mapping),
     )
 
 
+def _guards(pid: int, mapping: Mapping) -> tuple[tuple[int, int], ...]:
+    if "gu" not in mapping.vm_flags:
+        return ()
+    runs = pagemap.guard_runs(pid, mapping.start, mapping.end)
+    return tuple((start, end - start) for start, end in runs)
+
+
 def _is_anonymous(mapping: Mapping) -> bool:
+    if mapping.path == HUGE_PAGES and not mapping.shared:
+        return True
     if mapping.inode or mapping.shared:
         return False
     return not mapping.path or mapping.path.startswith(_ANONYMOUS_NAMES)
@@ -147,6 +171,13 @@ def _refused(context: DumpContext, pid: int, mapping: Mapping) -> bool:
         if code in mapping.vm_flags:
             context.refuse(reason, context.subject(pid, what), f"{sentence} and cannot be saved")
             return True
+    if mapping.protection_key:
+        sentence = "has a protection key, whose allocation no interface shows"
+        context.refuse("vma-pkey", context.subject(pid, what), sentence)
+        return True
+    if "ht" in mapping.vm_flags and not mapping.path.endswith(DELETED):
+        context.refuse("vma-hugetlb", context.subject(pid, what), "is a named file of hugetlbfs")
+        return True
     known = mapping.path.startswith("/") or _is_anonymous(mapping)
     if not known and not mapping.path.startswith("[anon_shmem:"):
         context.refuse(

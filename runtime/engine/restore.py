@@ -62,6 +62,7 @@ from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
 from runtime.engine.trees import TreeRestore, write_runs
 from runtime.errors import RefusedError, RestoreError
 from runtime.kernel.mountinfo import read_mounts
+from runtime.kernel.shmem import write_mapped
 
 log = logging.getLogger(__name__)
 
@@ -414,12 +415,15 @@ class Restore:
     ) -> None:
         began = time.monotonic_ns()
         objects = self._content_files(files)
+        huge = {s.object_id for s in self._all(SharedMemory) if s.huge_page_size}
         done = 0
 
         def put(chunk: Chunk, data: memoryview) -> None:
             nonlocal done
             if writer.owns(chunk.object_id):
                 writer.write(chunk, data)
+            elif chunk.object_id in huge:
+                write_mapped(objects[chunk.object_id], chunk.runs, data)
             elif chunk.object_id in objects:
                 write_runs(objects[chunk.object_id], chunk, data)
             else:

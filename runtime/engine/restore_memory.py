@@ -32,6 +32,8 @@ _NO_FD = 2**64 - 1
 # struct prctl_mm_map, include/uapi/linux/prctl.h
 _MM_MAP = struct.Struct("<11QQII")
 MLOCK_ONFAULT = 1
+MADV_GUARD_INSTALL = 102  # include/uapi/asm-generic/mman-common.h
+SEALS_A_BATCH = 256
 
 
 def common_hole(spaces: list[AddressSpace]) -> int:
@@ -106,7 +108,7 @@ def name_vma(batch: Batch, start: int, size: int, name: str) -> None:
 
 def first_protection(vma: Vma) -> int:
     """The protection that a mapping has while its contents are written."""
-    if vma.flags & MAP_PRIVATE and vma.accounted:
+    if vma.flags & MAP_PRIVATE and (vma.accounted or vma.huge_page_size):
         return vma.protection | PROT_WRITE
     return vma.protection
 
@@ -144,6 +146,8 @@ def finish_address_space(task: NewTask, space: AddressSpace, hole: int) -> None:
             continue
         if first_protection(vma) != vma.protection:
             batch.call("mprotect", vma.start, size, vma.protection)
+        for start, length in vma.guards:
+            batch.call("madvise", start, length, MADV_GUARD_INSTALL)
         if vma.flags & MAP_LOCKED:
             # A mapping that cannot be read is locked all the same, with an error.
             how = MLOCK_ONFAULT if vma.lock_on_fault else 0
@@ -152,7 +156,16 @@ def finish_address_space(task: NewTask, space: AddressSpace, hole: int) -> None:
             task.do(batch)
             batch = Batch()
     _place_vdso(batch, space, hole)
+    if space.locked_future:
+        batch.call("mlockall", space.locked_future)
     if len(batch):
+        task.do(batch)
+    # Nothing can be changed about a mapping after this.
+    sealed = [vma for vma in space.vmas if vma.sealed]
+    for first in range(0, len(sealed), SEALS_A_BATCH):
+        batch = Batch()
+        for vma in sealed[first : first + SEALS_A_BATCH]:
+            batch.call("mseal", vma.start, vma.end - vma.start, 0)
         task.do(batch)
 
 

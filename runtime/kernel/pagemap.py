@@ -27,6 +27,7 @@ PAGE_IS_SWAPPED = 1 << 4
 PAGE_IS_PFNZERO = 1 << 5
 PAGE_IS_HUGE = 1 << 6
 PAGE_IS_SOFT_DIRTY = 1 << 7
+PAGE_IS_GUARD = 1 << 8
 
 _REGIONS = 4096
 _SCAN_ARG = struct.Struct("12Q")
@@ -73,8 +74,27 @@ def for_each_run(
         os.close(fd)
 
 
+def guard_runs(pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the guard regions (MADV_GUARD_INSTALL) of ``[start, end)``, as byte addresses.
+
+    Only kernels that mark such mappings in smaps (``gu``) can be asked; they have PAGEMAP_SCAN.
+    """
+    fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield from _ask(fd, start, end, inverted=0, mask=PAGE_IS_GUARD, any_of=0)
+    finally:
+        os.close(fd)
+
+
 def _scan(fd: int, start: int, end: int, private_only: bool) -> Iterator[tuple[int, int]]:
     unwanted = PAGE_IS_PFNZERO | (PAGE_IS_FILE if private_only else 0)
+    present = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
+    yield from _ask(fd, start, end, inverted=unwanted, mask=unwanted, any_of=present)
+
+
+def _ask(
+    fd: int, start: int, end: int, *, inverted: int, mask: int, any_of: int
+) -> Iterator[tuple[int, int]]:
     regions = array.array("Q", bytes(24 * _REGIONS))
     while start < end:
         arg = bytearray(
@@ -87,9 +107,9 @@ def _scan(fd: int, start: int, end: int, private_only: bool) -> Iterator[tuple[i
                 regions.buffer_info()[0],
                 _REGIONS,
                 0,
-                unwanted,
-                unwanted,
-                PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+                inverted,
+                mask,
+                any_of,
                 PAGE_IS_FILE,
             )
         )

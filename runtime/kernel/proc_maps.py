@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 _ENTRY = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
     rb" *([^\n]*)\n"
-    rb"(?:(?!VmFlags)[A-Z][^\n]*\n)*"
+    rb"Size:[^\n]*\nKernelPageSize: +(\d+) kB\n"
+    rb"(?:(?!VmFlags|ProtectionKey)[A-Z][^\n]*\n)*"
+    rb"(?:ProtectionKey: +(\d+)\n)?"
     rb"VmFlags: ([^\n]*)\n",
     re.MULTILINE,
 )
@@ -38,6 +40,8 @@ class Mapping:
         device: As os.makedev gives it.
         inode: 0 for anonymous memory.
         path: What the kernel prints: a path, ``[heap]``, or empty.
+        page_size: Bytes; greater than a page for hugetlbfs.
+        protection_key: pkeys(7); 0 for the default key.
         vm_flags: Two-letter codes, Documentation/filesystems/proc.rst.
     """
 
@@ -49,6 +53,8 @@ class Mapping:
     device: tuple[int, int]
     inode: int
     path: str
+    page_size: int
+    protection_key: int
     vm_flags: frozenset[str]
 
     @property
@@ -85,7 +91,9 @@ def mappings(pid: int) -> list[Mapping]:
                 device=(int(match[8], 16), int(match[9], 16)),
                 inode=int(match[10]),
                 path=unescape(match[11]),
-                vm_flags=frozenset(match[12].decode().split()),
+                page_size=int(match[12]) << 10,
+                protection_key=int(match[13] or 0),
+                vm_flags=frozenset(match[14].decode().split()),
             )
         )
     return found

@@ -136,9 +136,13 @@ class RestoredFiles:
             shared = self.record_of(SharedMemory, object_id)
             memfd = memfd or next((m for m in self.all_of(MemFd) if m.object_id == object_id), None)
             if memfd is None:
-                fd = shared_anonymous(shared.size)
+                fd = shared_anonymous(shared.size, shared.huge_page_size)
             else:
-                fd = os.memfd_create(memfd.name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+                flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+                if shared.huge_page_size:
+                    size_bits = (shared.huge_page_size.bit_length() - 1) << os.MFD_HUGE_SHIFT
+                    flags |= os.MFD_HUGETLB | size_bits
+                fd = os.memfd_create(memfd.name, flags)
                 os.ftruncate(fd, shared.size)
                 os.fchmod(fd, memfd.mode)
                 os.fchown(fd, memfd.uid, memfd.gid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import fcntl
+import mmap
 import os
 import stat
 import struct
@@ -272,7 +273,7 @@ class FileTable:
         """Whether a mapping's object has no path: memfd, shared anonymous memory."""
         path = mapping.path
         return path.startswith(("/memfd:", "[anon_shmem:")) or (
-            path == "/dev/zero (deleted)" and mapping.shared
+            path in ("/dev/zero (deleted)", "/anon_hugepage (deleted)") and mapping.shared
         )
 
     def add_shared_memory(self, pid: int, mapping: Mapping) -> int:
@@ -284,7 +285,11 @@ class FileTable:
         status = os.stat(path)
         key = (status.st_dev, status.st_ino)
         if key not in self.shared:
-            self.shared[key] = (SharedMemory(self.context.new_id(), status.st_size), path)
+            # statfs(2) of hugetlbfs tells the size of its pages; that of tmpfs is an ordinary page.
+            block = os.statvfs(path).f_bsize
+            huge = block if block > mmap.PAGESIZE else 0
+            shared = SharedMemory(self.context.new_id(), status.st_size, huge)
+            self.shared[key] = (shared, path)
         return self.shared[key][0].object_id
 
     def segment(self, pid: int, mapping: Mapping) -> int:
