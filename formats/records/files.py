@@ -284,46 +284,6 @@ class Inotify:
     owner: Owner | None = None
 
 
-@record("file-unix")
-@dataclass(frozen=True, slots=True)
-class UnixSocket:
-    """A UNIX socket, unix(7).
-
-    Attributes:
-        file_id: Id.
-        inode: Socket inode number at the freeze, which peers name.
-        kind: SOCK_STREAM, SOCK_DGRAM or SOCK_SEQPACKET.
-        flags: open(2) flags (O_NONBLOCK, O_ASYNC).
-        listening: Whether listen(2) was called.
-        backlog: Of a listening socket.
-        name: ``sun_path`` as bound, with a leading NUL for an abstract one; empty for none.
-        peer: Inode of the connected socket, or 0.
-        queue: Messages waiting to be read, oldest first; one entry for a stream.
-        shutdown: 1 no more reads, 2 no more writes, 3 both.
-        options: SOL_SOCKET options by number.
-        mode: Permission bits of the socket's file.
-        uid: Owner of the socket's file.
-        gid: Group of the socket's file.
-        owner: SIGIO's, or None.
-    """
-
-    file_id: int
-    inode: int
-    kind: int
-    flags: int
-    listening: bool
-    backlog: int
-    name: bytes
-    peer: int
-    queue: tuple[bytes, ...]
-    shutdown: int
-    options: tuple[tuple[int, bytes], ...]
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    owner: Owner | None = None
-
-
 @record("file-external")
 @dataclass(frozen=True, slots=True)
 class ExternalFile:

@@ -11,6 +11,7 @@ from runtime.engine.freeze import Frozen
 from runtime.kernel.proc_maps import Mapping
 
 if TYPE_CHECKING:
+    from runtime.engine.dump_tasks import LiveProcess
     from runtime.engine.sandbox.kind import Scope
 
 
@@ -26,6 +27,7 @@ class DumpContext:
         unreported_stops: Stopped processes (our pids) whose parent has not waited for the stop yet.
         scopes: The namespaces of its processes, by kind and inode.
         mappings: The address space of each live process, by pid.
+        live: The processes that are no zombies, once they are looked at.
         warnings: What is saved with a difference that the program might see.
     """
 
@@ -38,6 +40,7 @@ class DumpContext:
     unreported_stops: set[int] = field(default_factory=set)
     scopes: dict[tuple[str, int], Scope] = field(default_factory=dict)
     mappings: dict[int, list[Mapping]] = field(default_factory=dict)
+    live: dict[int, LiveProcess] = field(default_factory=dict)
     _last_id: int = 0
 
     def new_id(self) -> int:

@@ -134,6 +134,7 @@ class _Dump:
             process.mappings = proc_maps.mappings(process.pid)
             self.context.mappings[process.pid] = process.mappings
             dump_process(self.context, process)
+            self.context.live[process.pid] = process
         self._collect_sandbox()
         files_ids = self._descriptor_tables(living)
         self.files.collect([p.pid for p in living if files_ids[p.pid][1]])

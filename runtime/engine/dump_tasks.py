@@ -329,6 +329,16 @@ def dump_process(context: DumpContext, process: LiveProcess) -> None:
                 process.answers = ask.process(answers)
 
 
+def ask(context: DumpContext, process: LiveProcess, batch: Batch) -> Answers:
+    """Run a batch in a live process after `dump_process`, which leaves no trace of it."""
+    leader = context.frozen.threads(process.pid)[0]
+    with undisturbed(), _scratch(process, leader):
+        saved = _look(leader)
+        with _borrowed(leader, saved):
+            leader.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
+            return leader.run(batch)
+
+
 class _Questions:
     """One thread's batch, and the reading of its answers."""
 

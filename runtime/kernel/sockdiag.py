@@ -37,7 +37,7 @@ class UnixInfo:
         state: TCP_ESTABLISHED, TCP_CLOSE or TCP_LISTEN.
         name: As bound; a leading NUL for abstract names, empty for none.
         file: (inode, device) of the socket's file, or None.
-        peer: Inode of the connected socket, or 0.
+        peer: Inode of the connected socket; 0 for one that nobody has open, None without any.
         pending: Inodes of connections not yet accepted.
         receive_queue: Bytes waiting, or connections of a listening socket.
         send_queue: Bytes sent and not read, or the backlog of a listening socket.
@@ -49,7 +49,7 @@ class UnixInfo:
     state: int
     name: bytes = b""
     file: tuple[int, int] | None = None
-    peer: int = 0
+    peer: int | None = None
     pending: tuple[int, ...] = field(default=())
     receive_queue: int = 0
     send_queue: int = 0

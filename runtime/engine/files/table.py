@@ -38,6 +38,7 @@ REFUSED = (
         "descriptors of other kinds: io_uring, userfaultfd, pidfd, perf events, BPF objects, "
         "fanotify, …",
     ),
+    ("file-other-name", "a file that lost its name, and whose other name cannot be found"),
     (
         "file-outside",
         "a file, or a FIFO without a name, that cannot be reached by its name inside",
@@ -89,6 +90,10 @@ class FileTable:
             self._once[key] = make()
         result: T = self._once[key]
         return result
+
+    def made(self, key: object) -> Any:
+        """What `once` has made for *key*, or None."""
+        return self._once.get(key)
 
     def close(self) -> None:
         """Close the descriptors that were opened for looking."""

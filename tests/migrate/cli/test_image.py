@@ -20,7 +20,6 @@ from formats.records.files import (
     PipeEnd,
     RegularFile,
     Tree,
-    UnixSocket,
 )
 from formats.records.image import Host, Image
 from formats.records.memory import AddressSpace, Backing, Layout, SharedMemory, Vma
@@ -33,6 +32,7 @@ from formats.records.task import (
     Scheduling,
     Thread,
 )
+from formats.records.unix import Link, UnixSocket
 from formats.statefile import StateFile
 from tests.formats.samples import PAGE, Content, half_compressible, write_image
 from tests.support.command import Wherry
@@ -66,6 +66,29 @@ def process(pid: int, ppid: int, comm: bytes, **rest: Any) -> Process:
     return Process(pid, ppid, 1, 1, 17, False, 0, comm, **rest)
 
 
+def _listener() -> UnixSocket:
+    return UnixSocket(
+        file_id=5,
+        inode=1,
+        kind=1,
+        flags=0,
+        listening=True,
+        backlog=5,
+        name=b"\0name",
+        path="",
+        holds_name=True,
+        link=Link.NONE,
+        peer=0,
+        peer_name=b"",
+        credentials=None,
+        pending=(),
+        queue=(),
+        shutdown=0,
+        failed=False,
+        options=(),
+    )
+
+
 def container_records() -> list[Record]:
     vma = Vma(1 << 20, (1 << 20) + 64 * PAGE, 3, 2, Backing.ANONYMOUS)
     return [
@@ -80,7 +103,7 @@ def container_records() -> list[Record]:
         Pipe(3, 65536, b"abc"),
         PipeEnd(2, 3, 0),
         EventFd(4, 0, 1, False),
-        UnixSocket(5, 1, 1, 0, True, 5, b"\0name", 0, (), 0, ()),
+        _listener(),
         ExternalFile(6, "stdin", 0, "/dev/null"),
         AddressSpace(100, LAYOUT, b"", 1, (vma,)),
         process(
