@@ -133,3 +133,59 @@ class TunFile:
     header_size: int = 0
     little_endian: bool = False
     owner: Owner | None = None
+
+
+@record("net-filter")
+@dataclass(frozen=True, slots=True)
+class NetFilter:
+    """An object of nf_tables.
+
+    Attributes:
+        ns_id: Its namespace.
+        kind: "table", "chain", "object", "flowtable", "set", "element", "rule".
+        body: A nfgenmsg and its attributes; those of one kind stand in their order.
+    """
+
+    ns_id: int
+    kind: str
+    body: bytes
+
+
+@record("net-xtable")
+@dataclass(frozen=True, slots=True)
+class NetXTable:
+    """A table of iptables or ip6tables in its older form.
+
+    Attributes:
+        ns_id: Its namespace.
+        family: AF_INET 2 or AF_INET6 10.
+        name: "filter", "nat" and so on.
+        valid_hooks: Bits of the hooks that it has chains for.
+        hooks: Offset of each hook's first entry.
+        underflows: Offset of each hook's policy.
+        count: Number of entries.
+        entries: Each a struct ipt_entry or ip6t_entry with matches and target.
+    """
+
+    ns_id: int
+    family: int
+    name: str
+    valid_hooks: int
+    hooks: tuple[int, ...]
+    underflows: tuple[int, ...]
+    count: int
+    entries: bytes
+
+
+@record("net-connection")
+@dataclass(frozen=True, slots=True)
+class NetConnection:
+    """An entry of the connection tracker.
+
+    Attributes:
+        ns_id: Its namespace.
+        body: A nfgenmsg and its attributes.
+    """
+
+    ns_id: int
+    body: bytes

@@ -18,9 +18,9 @@ from typing import Final, NamedTuple, Self
 from runtime.kernel.visit import visiting_path
 
 # include/uapi/linux/netlink.h
-NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_NETFILTER = 0, 4, 12
+NETLINK_ROUTE, NETLINK_SOCK_DIAG, NETLINK_XFRM, NETLINK_NETFILTER = 0, 4, 6, 12
 SOL_NETLINK = 270
-NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 11, 12
+NETLINK_CAP_ACK, NETLINK_EXT_ACK = 10, 11
 NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
 NLM_F_DUMP_INTR = 0x10
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
@@ -34,7 +34,7 @@ _HEADER: Final = struct.Struct("=IHHII")  # struct nlmsghdr
 _ATTRIBUTE: Final = struct.Struct("=HH")  # struct nlattr
 _RECEIVE_SIZE: Final = 1 << 18
 _BUFFER_SIZE: Final = 4 << 20
-_SO_RCVBUFFORCE: Final = 33  # include/uapi/asm-generic/socket.h
+_SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33  # include/uapi/asm-generic/socket.h
 
 Attributes = tuple[tuple[int, bytes], ...]
 
@@ -68,8 +68,10 @@ class Netlink:
                 socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
             )
         self._socket.setsockopt(SOL_NETLINK, NETLINK_EXT_ACK, 1)
+        self._socket.setsockopt(SOL_NETLINK, NETLINK_CAP_ACK, 1)
         with contextlib.suppress(OSError):  # a namespace of an unprivileged user
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_SIZE)
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _BUFFER_SIZE)
         self._sequence = 0
 
     def __enter__(self) -> Self:
@@ -122,6 +124,8 @@ class Netlink:
             size = _HEADER.size + len(body)
             header = _HEADER.pack(size, kind, flags | NLM_F_REQUEST, self._sequence, 0)
             packet += header + body + bytes(-size % 4)
+        if len(packet) > _BUFFER_SIZE // 4:
+            self._socket.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 4 * len(packet))
         self._socket.send(packet)
 
     def _answers(self) -> Iterator[Message]:

@@ -23,6 +23,8 @@ seen() {
     ip neighbour show proxy
     bridge fdb show | grep -E 'static|dst' | sort
     ip addrlabel list
+    tc qdisc show | sed -E 's/direct_packets_stat [0-9]+//' | sort
+    tc class show dev v1 | sort
     cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/v1/{accept_dad,accept_ra} \
         /proc/sys/net/ipv4/conf/{all,v0}/rp_filter /proc/sys/net/core/somaxconn \
         /proc/sys/net/ipv4/neigh/v1/gc_stale_time /proc/sys/net/ipv4/ip_local_port_range
@@ -80,10 +82,16 @@ prepare() {
     ip neighbour add proxy 10.1.0.199 dev v1
     bridge fdb add 02:bb:00:00:00:01 dev v0 master static
     bridge fdb append 00:00:00:00:00:00 dev vx0 dst 10.1.0.77 self permanent
+    tc qdisc add dev v1 root handle 7: htb default 0x20
+    tc class add dev v1 parent 7: classid 7:1 htb rate 100mbit ceil 100mbit
+    tc class add dev v1 parent 7:1 classid 7:20 htb rate 10mbit ceil 50mbit prio 3
+    tc qdisc add dev v1 parent 7:20 handle 8: pfifo limit 17
+    tc qdisc add dev mv0 root tbf rate 1mbit burst 32kbit latency 400ms
+    tc qdisc add dev v0 clsact
     ip addrlabel add prefix fd00:1::/64 label 99
 }
 
-trap 'fail "prepare: $BASH_COMMAND: $(cat "$control/.complaint")"' ERR
+trap 'fail "prepare: $(cat "$control/.complaint")"' ERR
 prepare 2>"$control/.complaint"
 trap - ERR
 # From then on nothing moves by itself.

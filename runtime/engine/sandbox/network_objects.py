@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -21,7 +22,7 @@ SAVED = (
         "network configuration",
         "addresses with scope, label, peer and lifetimes; routes of all tables, with metrics and "
         "several next hops, and next-hop objects; rules; permanent and proxy neighbours; a "
-        "bridge's static entries; address labels",
+        "bridge's static entries; address labels; queueing disciplines and their classes",
     ),
 )
 
@@ -55,12 +56,21 @@ class NetworkObjects(SandboxKind):
 
 
 def _present(netlink: Netlink, table: Table) -> Iterator[bytes]:
-    for request in table.requests:
+    for request in _requests(netlink, table):
         try:
             yield from table.entries(netlink.dump(table.get, request))
         except OSError as exc:
             if exc.errno != errno.EOPNOTSUPP:  # a kernel without the family or the table
                 raise
+
+
+def _requests(netlink: Netlink, table: Table) -> Iterator[bytes]:
+    if not table.per_link:
+        yield from table.requests
+        return
+    for link in rt.links(netlink):
+        for request in table.requests:
+            yield request[:4] + struct.pack("=i", link.index) + request[8:]
 
 
 def _set_flags(netlink: Netlink, links: list[Link]) -> None:

@@ -26,6 +26,8 @@ _NAME = re.compile(r"[\w.@:+-]+(/[^/\0]+)+")
 _MAX_SIZE = 1 << 16
 # Duplicate address detection would delay addresses that have been through it already.
 _LAST = re.compile(r"ipv6/conf/[^/]+/accept_dad")
+# Those that change others when they are written
+_FIRST = ("ip_forward", "forwarding", "stable_secret")
 
 
 class NetworkSysctls(SandboxKind):
@@ -92,11 +94,12 @@ def _read(path: str, dir_fd: int | None = None) -> str | None:
 def _in_order(records: Sequence[NetSysctl]) -> list[tuple[str, str]]:
     """What sets others too comes before those: all, then default, then each interface's."""
 
-    def rank(pair: tuple[str, str]) -> tuple[int, int, int, str]:
+    def rank(pair: tuple[str, str]) -> tuple[int, int, str]:
         name, _ = pair
         parts = name.split("/")
         depth = 0 if len(parts) < 3 else {"all": 1, "default": 2}.get(parts[2], 3)
-        return depth, parts[-1] != "ip_forward", parts[-1] != "forwarding", name
+        first = _FIRST.index(parts[-1]) if parts[-1] in _FIRST else len(_FIRST)
+        return depth, first, name
 
     return sorted((pair for record in records for pair in record.values), key=rank)
 

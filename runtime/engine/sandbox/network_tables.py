@@ -18,6 +18,7 @@ from runtime.kernel.netlink import (
     NLM_F_APPEND,
     NLM_F_CREATE,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     Attributes,
     Message,
     attributes,
@@ -63,6 +64,12 @@ NDA_PROTOCOL, NDA_NH_ID, NDA_FLAGS_EXT = 12, 13, 15
 NUD_NOARP, NUD_PERMANENT = 0x40, 0x80
 NTF_SELF, NTF_PROXY, NTF_EXT_LEARNED, NTF_STICKY = 0x2, 0x8, 0x10, 0x40
 
+TCMSG = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
+# include/uapi/linux/rtnetlink.h, pkt_sched.h
+TCA_KIND, TCA_OPTIONS, TCA_STAB = 1, 2, 8
+TCA_HTB_INIT = 2
+TC_H_ROOT, TC_H_INGRESS = 0xFFFFFFFF, 0xFFFFFFF1
+
 FIB_RULE_INVERT = 0x2  # include/uapi/linux/fib_rules.h
 
 Normal = Callable[[bytes], bytes | None]
@@ -80,6 +87,8 @@ class Table:
         requests: A body per request for the list.
         header: Of an entry.
         flags: For the message that adds one.
+        per_link: Whether a request lists those of one interface, whose number stands behind the
+            family.
         normal: An entry's normal form; None if it is not the program's.
         passing: Attributes in which two entries may differ and still be the same.
     """
@@ -92,6 +101,7 @@ class Table:
     header: struct.Struct
     normal: Normal
     flags: int = NLM_F_CREATE | NLM_F_EXCL
+    per_link: bool = False
     passing: frozenset[int] = frozenset()
 
     def entries(self, messages: list[Message]) -> Iterator[bytes]:
@@ -248,6 +258,44 @@ def _fdb(body: bytes) -> bytes | None:
     return NDMSG.pack(family, index, state, flags, kind) + _kept(body, NDMSG, _FDB)
 
 
+# Queueing disciplines
+
+_QUEUE = frozenset({TCA_KIND, TCA_OPTIONS, TCA_STAB})
+
+
+def _queue(body: bytes) -> bytes | None:
+    family, index, handle, parent, _ = TCMSG.unpack_from(body)
+    if not handle:
+        return None  # the kernel's default
+    kept = _kept(body, TCMSG, _QUEUE)
+    given = dict(attributes(kept))
+    if given.get(TCA_KIND) == b"htb\0" and TCA_OPTIONS in given:
+        given[TCA_OPTIONS] = _htb(given[TCA_OPTIONS])
+        kept = pack_attributes(given.items())
+    return TCMSG.pack(family, index, handle, parent, 0) + kept
+
+
+def _htb(options: bytes) -> bytes:
+    """The kernel lists its whole version, and takes the first half of it only."""
+    found = []
+    for kind, value in attributes(options):
+        if kind == TCA_HTB_INIT and len(value) >= 4:
+            (version,) = struct.unpack_from("=I", value)
+            number = version >> 16 or version
+            found.append((kind, u32(number) + value[4:]))
+        else:
+            found.append((kind, value))
+    return pack_attributes(found)
+
+
+def _root_queue(body: bytes) -> bytes | None:
+    return _queue(body) if TCMSG.unpack_from(body)[3] in (TC_H_ROOT, TC_H_INGRESS) else None
+
+
+def _leaf_queue(body: bytes) -> bytes | None:
+    return None if TCMSG.unpack_from(body)[3] in (TC_H_ROOT, TC_H_INGRESS) else _queue(body)
+
+
 def _families(header: struct.Struct) -> tuple[bytes, ...]:
     return tuple(bytes([f]) + bytes(header.size - 1) for f in (socket.AF_INET, socket.AF_INET6))
 
@@ -330,5 +378,35 @@ TABLES = (
         _families(FIB_RULE_HDR),
         FIB_RULE_HDR,
         _rule,
+    ),
+    Table(
+        "queue",
+        rt.RTM_NEWQDISC,
+        rt.RTM_DELQDISC,
+        rt.RTM_GETQDISC,
+        (bytes(TCMSG.size),),
+        TCMSG,
+        _root_queue,
+        flags=NLM_F_CREATE | NLM_F_REPLACE,
+    ),
+    Table(
+        "class",
+        rt.RTM_NEWTCLASS,
+        rt.RTM_DELTCLASS,
+        rt.RTM_GETTCLASS,
+        (bytes(TCMSG.size),),
+        TCMSG,
+        _queue,
+        per_link=True,
+    ),
+    Table(
+        "leaf",
+        rt.RTM_NEWQDISC,
+        rt.RTM_DELQDISC,
+        rt.RTM_GETQDISC,
+        (bytes(TCMSG.size),),
+        TCMSG,
+        _leaf_queue,
+        flags=NLM_F_CREATE | NLM_F_REPLACE,
     ),
 )
