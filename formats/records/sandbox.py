@@ -39,3 +39,17 @@ class HostName:
     ns_id: int
     hostname: str
     domainname: str
+
+
+@record("last-pid")
+@dataclass(frozen=True, slots=True)
+class LastPid:
+    """How far a pid namespace has counted.
+
+    Attributes:
+        ns_id: The namespace.
+        last_pid: What it gave to a task last; the next one gets the next free number.
+    """
+
+    ns_id: int
+    last_pid: int

@@ -85,8 +85,11 @@ class Pipes(Kind):
 
     def restore(self, files: RestoredFiles, record: PipeEnd) -> int:
         pipe = files.record_of(Pipe, record.pipe_id)
-        if record.lonely and pipe.path:
-            return _open_fifo(files, pipe, record.flags | os.O_NONBLOCK)
+        if pipe.path:
+            ends = [end for end in files.all_of(PipeEnd) if end.pipe_id == record.pipe_id]
+            if any(end.lonely for end in ends):
+                readers = files.once(("fifo", pipe.pipe_id), lambda: _readers(files, pipe, ends))
+                return readers[record.file_id]
         restored = files.once(("pipe", record.pipe_id), lambda: _Restored(files, pipe))
         return restored.end(record.flags & ~os.O_DIRECT)
 
@@ -194,6 +197,27 @@ class _Restored:
                 content = content[size:]
         finally:
             os.close(fd)
+
+
+def _readers(files: RestoredFiles, pipe: Pipe, ends: list[PipeEnd]) -> dict[int, int]:
+    """The readers of a FIFO without writers, some of them lonely, by file.
+
+    A writer comes and goes after those that have seen one, and before those that have not.
+    """
+    if pipe.content or any(end.flags & ACCESS_MODE != os.O_RDONLY for end in ends):
+        raise RestoreError(
+            f"pipe {pipe.pipe_id} has a reader without a writer, content and other ends",
+            reason="image-inconsistent",
+        )
+    fds: dict[int, int] = {}
+    for lonely in (False, True):
+        for end in ends:
+            if end.lonely == lonely:
+                fds[end.file_id] = _open_fifo(files, pipe, end.flags | os.O_NONBLOCK)
+        if fds and not lonely:
+            os.close(_open_fifo(files, pipe, os.O_WRONLY | os.O_NONBLOCK))
+    fcntl.fcntl(fds[ends[0].file_id], fcntl.F_SETPIPE_SZ, pipe.capacity)
+    return fds
 
 
 def _write_all(fd: int, data: memoryview) -> None:

@@ -1,0 +1,24 @@
+"""OpenJDK: its compiler, collector and threads under way while it is moved."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Wherry
+from tests.support.programs import PROGRAMS, load, need
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+def test_threads_keep_what_they_share(wherry: Wherry, scratch: Path) -> None:
+    need("java", "javac")
+    classes = scratch / "classes"
+    subprocess.run(["javac", "-d", classes, PROGRAMS / "Threads.java"], check=True)
+    with load(wherry, scratch) as threads:
+        options = ["-Xmx48m", "-XX:+UseG1GC"]
+        threads.start("java", *options, "-cp", classes, "Threads", threads.directory)
+        threads.move_often(longest_pause_s=0.3)
+        assert int(threads.finish().split()[0]) > 1000
