@@ -40,6 +40,7 @@ from runtime.engine.host_facts import describe_host
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import collect_scopes, nested_in
+from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import kcmp, proc_maps, proc_task
@@ -138,6 +139,7 @@ class _Dump:
         self._collect_sandbox()
         files_ids = self._descriptor_tables(living)
         self.files.collect([p.pid for p in living if files_ids[p.pid][1]])
+        TerminalTable.of(self.files).collect([process.pid for process in living])
         for process in tree:
             self.processes.append(
                 self._zombie(process)
@@ -147,6 +149,7 @@ class _Dump:
         share_pages(self.spaces, self.context.new_id, self._files_on_root)
         self._collect_trees()
         self._raise_refusals()
+        self.files.records += [make() for make in self.files.at_last]
         self.report.processes = len(tree)
         self.report.tasks = sum(len(process.threads) for process in tree)
         self.report.warnings = self.context.warnings

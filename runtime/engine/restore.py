@@ -59,6 +59,7 @@ from runtime.engine.restore_memory import (
 from runtime.engine.restore_threads import RestoredProcess
 from runtime.engine.restore_tree import INIT, ProcessTree, end_task
 from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
+from runtime.engine.terminal_restore import RestoredTerminals
 from runtime.engine.trees import TreeRestore, write_runs
 from runtime.errors import RefusedError, RestoreError
 from runtime.kernel.mountinfo import read_mounts
@@ -282,8 +283,11 @@ class Restore:
             lambda task: task.clear(hole),
             partial(self._open_early, files),
         )
-        tree = ProcessTree(records, stub, inheritance.prepare)
+        terminals = RestoredTerminals(files, stub, self._channel)
+        tree = ProcessTree(records, stub, inheritance.prepare, terminals.join_session)
+        terminals.make()
         tree.build()
+        terminals.settle_sessions(tree.tasks)
         files.tids |= {ns_pid: task.tid for ns_pid, task in tree.tasks.items()}
         for record in records:
             if not record.zombie:

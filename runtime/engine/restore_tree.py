@@ -40,6 +40,7 @@ class ProcessTree:
         processes: From the image.
         init: The stub that will be process 1.
         prepare: Called with each new process before it makes children.
+        on_session: Called with each process that has made its session, before its further children.
 
     Attributes:
         tasks: The leader of each process by its pid inside.
@@ -50,10 +51,12 @@ class ProcessTree:
         processes: list[Process],
         init: NewTask,
         prepare: Callable[[Process, NewTask], None] = lambda *_: None,
+        on_session: Callable[[NewTask], None] = lambda _leader: None,
     ) -> None:
         self._prepare = prepare
         self._by_pid = {process.pid: process for process in processes}
         self._processes = processes
+        self._on_session = on_session
         self.tasks: dict[int, NewTask] = {INIT: init}
         self._waiting: list[Process] = []
         used = {p.pid for p in processes} | {t.tid for p in processes for t in p.threads}
@@ -97,6 +100,7 @@ class ProcessTree:
             self._make(task, child, session)
         if own == process.pid:
             task.call("setsid")
+            self._on_session(task)
         for child in children:
             if child in born_before:
                 continue

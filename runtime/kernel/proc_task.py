@@ -34,6 +34,9 @@ _LIMITS = {
 class Stat:
     """The fields of /proc/PID/stat that the engine uses; pids as our namespace sees them.
 
+    ``terminal`` is the device number of the controlling terminal, ``foreground`` that terminal's
+    foreground group; 0 for none.
+
     Source: man 5 proc_pid_stat.
     """
 
@@ -42,6 +45,8 @@ class Stat:
     ppid: int
     pgrp: int
     session: int
+    terminal: int
+    foreground: int
     start_time: int
     start_code: int
     end_code: int
@@ -78,6 +83,8 @@ def stat(pid: int, tid: int | None = None) -> Stat:
         ppid=number(4),
         pgrp=number(5),
         session=number(6),
+        terminal=_device(number(7)),
+        foreground=max(number(8), 0),
         start_time=number(22),
         start_code=number(26),
         end_code=number(27),
@@ -92,6 +99,11 @@ def stat(pid: int, tid: int | None = None) -> Stat:
         env_end=number(51),
         exit_code=number(52),
     )
+
+
+def _device(encoded: int) -> int:
+    # new_encode_dev(), include/linux/kdev_t.h; shown as a signed number
+    return os.makedev(encoded >> 8 & 0xFFF, encoded & 0xFF | encoded >> 12 & 0xFFF00)
 
 
 @dataclass(frozen=True, slots=True)

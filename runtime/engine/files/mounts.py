@@ -77,7 +77,8 @@ def open_inside(root: str, path: str, flags: int, mode: int = 0) -> int:
     Args:
         root: Directory that is "/" for the container, for instance /proc/PID/root.
         path: As the container says it.
-        flags: open(2) flags; O_CLOEXEC is added.
+        flags: open(2) flags; O_CLOEXEC is added, and O_ASYNC left out: taken by open(2), it does
+            nothing and can never be set in earnest again.
         mode: For O_CREAT.
 
     Raises:
@@ -86,7 +87,11 @@ def open_inside(root: str, path: str, flags: int, mode: int = 0) -> int:
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return openat2(
-            top, path.lstrip("/") or ".", flags | os.O_CLOEXEC, mode=mode, resolve=RESOLVE_IN_ROOT
+            top,
+            path.lstrip("/") or ".",
+            flags & ~os.O_ASYNC | os.O_CLOEXEC,
+            mode=mode,
+            resolve=RESOLVE_IN_ROOT,
         )
     finally:
         os.close(top)

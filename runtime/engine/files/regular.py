@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import stat
 
 from formats.records.files import RegularFile
@@ -33,7 +32,7 @@ SAVED = (
     ("devices", "null, zero, full, random, urandom"),
 )
 REFUSED = (
-    ("fd-device", "device files other than the usual ones, terminals among them"),
+    ("fd-device", "device files other than the usual ones"),
     ("file-dead-process", "a file of /proc of a dead process whose id is in use again"),
 )
 
@@ -41,7 +40,6 @@ O_PATH = os.O_PATH
 
 # Character devices without state of their own: null, zero, full, random, urandom
 _STATELESS = {(1, minor) for minor in (3, 5, 7, 8, 9)}
-_TTY = re.compile(r"/dev/(pts/\d+|tty|ptmx|console|pts/ptmx)$")
 O_UNNAMED = 0o20000000  # __O_TMPFILE, include/uapi/asm-generic/fcntl.h
 F_GET_RW_HINT, F_SET_RW_HINT = 1035, 1036  # include/uapi/linux/fcntl.h
 
@@ -68,8 +66,8 @@ class Regular(Kind):
         if stat.S_ISCHR(mode) and not look.flags & O_PATH:
             device = (os.major(look.stat.st_rdev), os.minor(look.stat.st_rdev))
             if device not in _STATELESS:
-                what = "a terminal" if _TTY.match(look.link) else f"device {device[0]}:{device[1]}"
-                table.refuse(look, "fd-device", f"is {what}, which wherry cannot save")
+                name = f"device {device[0]}:{device[1]}"
+                table.refuse(look, "fd-device", f"is {name}, which wherry cannot save")
                 return None
         kind = kind_of(mode, mount.fstype if mount else "")
         if mount is not None and mount.fstype == "proc" and is_of_dead(table, mount.point, look):

@@ -30,8 +30,10 @@ _ID_FIELDS = ("pipe_id", "object_id")
 
 def open_again(fd: int, flags: int) -> int:
     """A description of its own, with its own flags, of the file behind *fd*."""
-    # The way leads over a link of /proc, which O_NOFOLLOW would refuse.
-    return os.open(f"/proc/self/fd/{fd}", flags & ~os.O_NOFOLLOW | os.O_CLOEXEC)
+    # The way leads over a link of /proc, which O_NOFOLLOW would refuse. O_ASYNC, taken by open(2),
+    # does nothing and can never be set in earnest again.
+    flags &= ~(os.O_NOFOLLOW | os.O_ASYNC)
+    return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
 
 
 class RestoredFiles:
@@ -205,6 +207,11 @@ class RestoredFiles:
     def close_later(self, fd: int) -> None:
         """Close a descriptor of ours when every process has its own."""
         self._close_later.append(fd)
+
+    def close_early(self, fd: int) -> None:
+        """Close such a descriptor now."""
+        self._close_later.remove(fd)
+        os.close(fd)
 
     def close(self) -> None:
         """Close every descriptor of ours."""

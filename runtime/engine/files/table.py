@@ -62,6 +62,8 @@ class FileTable:
         shared: Shared-memory objects with a path to open each by.
         segments: System V segments by IPC namespace and id, the ids of their objects.
         deleted: Files that lost their name with a path to open each by.
+        at_last: Makers of records that touch what they look at, if only for a moment: they are
+            called when nothing is refused any more.
     """
 
     def __init__(self, context: DumpContext) -> None:
@@ -72,6 +74,7 @@ class FileTable:
         self.deleted: dict[tuple[int, int], tuple[DeletedFile, str]] = {}
         self.segments: dict[tuple[int, int], int] = {}
         self.looks: dict[int, list[Look]] = {}
+        self.at_last: list[Callable[[], Record]] = []
         self._mapped: dict[tuple[str, int, int, int], int] = {}
         self._pidfds: dict[int, int] = {}
         self._file_ids: dict[tuple[int, int], int] = {}
