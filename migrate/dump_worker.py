@@ -31,6 +31,7 @@ from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress
+from runtime.engine.network_hold import NetworkHold
 from runtime.error_report import error_from_json, error_to_json
 from runtime.errors import ContainerError
 from runtime.interrupt import Interrupted, raise_on_signals
@@ -186,17 +187,20 @@ def _dump_and_hold(
     container: Container, line: LineSocket, data: int, options: CheckpointOptions
 ) -> None:
     container.reload()
-    with freeze_lease(container.directory):
+    with freeze_lease(container.directory), NetworkHold() as hold:
         began_ns = time.monotonic_ns()
         try:
             _freeze(container)
             freeze_ns = time.monotonic_ns() - began_ns
-            report = _dump(container, line, data, options)
+            report = _dump(container, line, data, options, hold)
             report["freeze_ns"] += freeze_ns
             line.send({"dumped": {**report, "began_ns": began_ns}})
             line.receive()  # until the command says so, or is gone
         finally:
-            if not _given_away(container.directory):
+            if _given_away(container.directory):
+                hold.abandon()
+            else:
+                hold.release()
                 container.cgroups.thaw()
 
 
@@ -218,12 +222,16 @@ def _freeze(container: Container) -> None:
 
 
 def _dump(
-    container: Container, line: LineSocket, data: int, options: CheckpointOptions
+    container: Container,
+    line: LineSocket,
+    data: int,
+    options: CheckpointOptions,
+    hold: NetworkHold,
 ) -> dict[str, Any]:
     with (
         os.fdopen(data, "wb", buffering=0) as sink,
         ImageWriter(sink) as writer,
-        dumping(container, writer, _reporter(line), options) as report,
+        dumping(container, writer, _reporter(line), options, hold) as report,
     ):
         pass  # the image is complete, and the container is still frozen when the block is left
     return dataclasses.asdict(report)

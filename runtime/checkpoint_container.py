@@ -23,6 +23,7 @@ from runtime.engine.api import (
     Progress,
     StdioIdentity,
 )
+from runtime.engine.network_hold import NetworkHold
 from runtime.errors import RefusedError
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.status import Status, require_status
@@ -98,7 +99,11 @@ def _save(
     from formats.statefile import ImageWriter, StateFile, verify_file
 
     with StateFile(path) as file:
-        with ImageWriter(file) as writer, dumping(container, writer, progress, options) as report:
+        with (
+            ImageWriter(file) as writer,
+            NetworkHold() as hold,
+            dumping(container, writer, progress, options, hold) as report,
+        ):
             if not leave_running:
                 # Nothing is killed before its image can be read and is on the disk; and when it is,
                 # the program must not go on, or it would do things that the image knows not of.
@@ -107,6 +112,7 @@ def _save(
                     verify_file(f"/proc/self/fd/{file.fileno()}")
                 progress("sync", 0, 0)
                 file.commit()
+                hold.abandon()
                 container.cgroups.kill_all()
         if leave_running:
             # Writing to the disk takes its time; the program need not wait for that.
@@ -146,24 +152,33 @@ def _syncing(file: StateFile) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dumping(
-    container: Container, writer: ImageWriter, progress: Progress, options: CheckpointOptions
+    container: Container,
+    writer: ImageWriter,
+    progress: Progress,
+    options: CheckpointOptions,
+    hold: NetworkHold,
 ) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
     The caller holds the operation lock and runs in a process that nobody kills lightly. On the
-    way out the container goes on unless the block has killed it or it was paused before.
+    way out the container goes on unless the block has killed it or it was paused before. *hold* is
+    the caller's, for it may outlast the block.
 
     Raises:
         RefusedError, CheckpointError, ImageWriteError: As engine.dump.dumped.
     """
     from runtime.engine.dump import dumped
 
-    target = dump_target(container, options)
+    target = dump_target(container, options, hold)
     with freeze_lease(container.directory), dumped(target, writer, progress) as report:
         yield report
 
 
-def dump_target(container: Container, options: CheckpointOptions | None = None) -> DumpTarget:
+def dump_target(
+    container: Container,
+    options: CheckpointOptions | None = None,
+    hold: NetworkHold | None = None,
+) -> DumpTarget:
     """The container as the engine sees it."""
     metadata = container.metadata
     assert metadata.init is not None
@@ -184,6 +199,7 @@ def dump_target(container: Container, options: CheckpointOptions | None = None) 
         if metadata.mounts is None
         else [(point, fstype) for point, fstype in metadata.mounts],
         options=options or CheckpointOptions(),
+        hold=hold or NetworkHold(),
     )
 
 

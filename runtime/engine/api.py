@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from runtime.engine.network_hold import NetworkHold
+
 Progress = Callable[[str, int, int], None]
 """Called as ``progress(stage, done, total)``; total is 0 when it is not known."""
 
@@ -102,6 +104,7 @@ class DumpTarget:
         metadata: Stored in the image for the runtime's own use.
         mounts: (point, type) of the mounts when the container was created; None if not known.
         options: What the caller allows.
+        hold: Keeps connections to the outside until the container goes on or ends.
     """
 
     container_id: str
@@ -113,6 +116,7 @@ class DumpTarget:
     metadata: dict[str, Any] = field(default_factory=dict)
     mounts: Sequence[tuple[str, str]] | None = None
     options: CheckpointOptions = field(default_factory=CheckpointOptions)
+    hold: NetworkHold = field(default_factory=NetworkHold)
 
 
 @dataclass(slots=True)

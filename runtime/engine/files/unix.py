@@ -40,7 +40,7 @@ SAVED = (
     ),
 )
 REFUSED = (
-    ("fd-socket", "sockets of other families: raw, packet, netlink, ..."),
+    ("fd-socket", "sockets of other families: packet, netlink, ..."),
     (
         "unix-outside",
         "a UNIX socket with a peer outside the container; a datagram socket with "

@@ -54,9 +54,8 @@ def _sock_diag_unix() -> str:
 @probe(
     "sock-diag-inet",
     group=_GROUP,
-    need=Need.UNUSED,
-    used_for="describing TCP and UDP sockets",
-    without_it="they are named by their descriptors only",
+    used_for="finding connections not yet accepted, and the other ends of TCP connections",
+    without_it="a checkpoint refuses TCP connections",
 )
 def _sock_diag_inet() -> str:
     # struct inet_diag_req_v2: family, protocol, ext, pad, states, then a 48-byte socket id
@@ -80,9 +79,8 @@ def _sock_diag_netlink() -> str:
 @probe(
     "tcp-repair",
     group=_GROUP,
-    need=Need.UNUSED,
-    used_for="taking the state of established TCP connections",
-    without_it="a checkpoint refuses network sockets, as this version always does",
+    used_for="taking and setting the state of TCP connections",
+    without_it="a checkpoint refuses TCP connections",
 )
 def _tcp_repair() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe_socket:

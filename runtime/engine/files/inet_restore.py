@@ -1,0 +1,128 @@
+"""Internet sockets from records, all of a container at once, for they depend on each other.
+
+The order: sockets that listen or are merely bound, before any connection shares their ports; then
+connections, in repair mode, until both ends of each stand; then, out of repair mode, what was never
+sent and the ends that were closed; at last the options, some of which would be in the way before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+
+from formats.records.inet import InetSocket, NetworkLock
+from runtime.engine.files.datagram_restore import DatagramRestore
+from runtime.engine.files.inet_addresses import checked, closed, ends_of, new_socket, sockaddr
+from runtime.engine.files.inet_options import OptionTable
+from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.files.tcp_restore import TcpRestore
+from runtime.errors import RestoreError
+from runtime.kernel import nft, tcp_repair
+from runtime.kernel.inet_diag import TCP_LISTEN
+from runtime.kernel.inet_options import SO_BINDTODEVICE, SOL_SOCKET
+from runtime.kernel.nft import PacketLock
+from runtime.kernel.packets import PacketSource
+from runtime.kernel.visit import visiting
+
+
+class InetRestore:
+    """All Internet sockets of an image.
+
+    Args:
+        files: The restore.
+    """
+
+    def __init__(self, files: RestoredFiles) -> None:
+        self._files = files
+        records = [checked(record) for record in files.all_of(InetSocket)]
+        if files.options.tcp_close:
+            records = [closed(r) if r.tcp is not None and r.tcp.outside else r for r in records]
+        self._records = records
+        self._made: dict[int, socket.socket] = {}
+
+    def run(self) -> dict[int, int]:
+        """Make them; returns our descriptors by file.
+
+        Raises:
+            RestoreError: The kernel refused, or the image contradicts itself.
+        """
+        pid = self._files.init.pid
+        with visiting(pid, "net"), contextlib.ExitStack() as stack:
+            stack.callback(self._close)
+            packets = PacketSource()
+            stack.callback(packets.close)
+            lock = self._lock(pid)
+            if lock is not None:
+                stack.callback(lock.remove)
+            try:
+                self._make(packets, lock)
+            except OSError as exc:
+                raise RestoreError(
+                    f"cannot restore a socket: {exc}", reason="socket-restore"
+                ) from exc
+            for left in self._files.all_of(NetworkLock):
+                nft.remove_lock(pid, left.token)
+            return {file_id: sock.detach() for file_id, sock in self._made.items()}
+
+    def _close(self) -> None:
+        for sock in self._made.values():
+            sock.close()
+
+    def _lock(self, pid: int) -> PacketLock | None:
+        """Hold the peers outside off until the connections stand."""
+        outside = [ends_of(r) for r in self._records if r.tcp is not None and r.tcp.outside]
+        locks = self._files.all_of(NetworkLock)
+        if not outside or not locks:
+            return None
+        return PacketLock(pid, f"{locks[0].token}-restore", outside, owned=True)
+
+    def _make(self, packets: PacketSource, lock: PacketLock | None) -> None:
+        options = OptionTable()
+        streams = [r for r in self._records if r.kind == socket.SOCK_STREAM]
+        tcp = TcpRestore(self._files, options, packets, streams, self._made)
+        idle = [r for r in streams if r.tcp is None]
+        # Who has connections waiting listens first, so that they can come to nobody else.
+        idle.sort(key=lambda record: not record.waiting)
+        for record in idle:
+            self._made[record.file_id] = self._bound(options, record)
+        busy = [r for r in idle if r.state == TCP_LISTEN and r.waiting]
+        for record in busy:
+            self._made[record.file_id].listen(record.backlog)
+        tcp.fill_listening_queues()
+        for record in idle:
+            if record.state == TCP_LISTEN and not record.waiting:
+                self._made[record.file_id].listen(record.backlog)
+        tcp.connect()
+        if lock is not None:
+            lock.remove()
+        for left in self._files.all_of(NetworkLock):
+            nft.remove_lock(self._files.init.pid, left.token)
+        tcp.go_on()
+        DatagramRestore(self._files, options, packets, self._made).make(
+            [r for r in self._records if r.kind != socket.SOCK_STREAM]
+        )
+        for record in streams:
+            options.finish(self._made[record.file_id], record)
+        tcp.shut_down()
+
+    @staticmethod
+    def _bound(options: OptionTable, record: InetSocket) -> socket.socket:
+        """A TCP socket that is not connected, at its address."""
+        sock = new_socket(record)
+        try:
+            options.prepare(sock, record)
+            options.set_reuse(sock, record)
+            if record.device:
+                sock.setsockopt(SOL_SOCKET, SO_BINDTODEVICE, record.device.encode() + b"\0")
+            if record.local is not None:
+                address = sockaddr(record.local)
+                try:
+                    sock.bind(address)
+                except OSError:
+                    # It shares a port as it could not any more: its options have changed since.
+                    with tcp_repair.repairing(sock):
+                        sock.bind(address)
+        except BaseException:
+            sock.close()
+            raise
+        return sock
