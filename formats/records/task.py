@@ -85,6 +85,49 @@ class AltStack:
 
 
 @dataclass(frozen=True, slots=True)
+class Descriptor:
+    """One entry of a descriptor table: number, file record it refers to, close-on-exec."""
+
+    fd: int
+    file_id: int
+    cloexec: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Directories:
+    """What clone(2)'s CLONE_FS shares.
+
+    Attributes:
+        fs_id: Tasks with the same number share it.
+        cwd: Path in the container.
+        root: Path in the container.
+        cwd_file_id: The `RegularFile` of the working directory; 0 for that of ``cwd``.
+        root_file_id: The `RegularFile` of the root, or 0 for that of the mount namespace.
+        umask: File mode creation mask.
+    """
+
+    fs_id: int
+    cwd: str
+    root: str
+    cwd_file_id: int
+    root_file_id: int
+    umask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A descriptor table.
+
+    Attributes:
+        files_id: Tasks with the same number share it.
+        descriptors: By number; empty when an earlier task has listed them.
+    """
+
+    files_id: int
+    descriptors: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Thread:
     """One task of a process.
 
@@ -105,6 +148,12 @@ class Thread:
         timer_slack_ns: prctl(PR_GET_TIMERSLACK).
         seccomp_filters: Classic BPF programs, oldest first, 8 bytes an instruction.
         seccomp_strict: Whether the thread is in strict mode.
+        nested_tids: Its ids in the pid namespaces below the container's, the outermost first.
+        namespaces: Ids of the namespaces that are not the sandbox's; None for the leader's.
+        pid_for_children: Id of the pid namespace that its children will be in; 0 for its own.
+        time_for_children: Id of the time namespace that its children will be in; 0 for its own.
+        directories: Those of a thread that does not share its leader's.
+        table: That of a thread that does not share its leader's.
     """
 
     tid: int
@@ -123,6 +172,12 @@ class Thread:
     timer_slack_ns: int
     seccomp_filters: tuple[bytes, ...] = ()
     seccomp_strict: bool = False
+    nested_tids: tuple[int, ...] = ()
+    namespaces: tuple[int, ...] | None = None
+    pid_for_children: int = 0
+    time_for_children: int = 0
+    directories: Directories | None = None
+    table: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,15 +237,6 @@ class ResourceLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class Descriptor:
-    """One entry of a descriptor table: number, file record it refers to, close-on-exec."""
-
-    fd: int
-    file_id: int
-    cloexec: bool
-
-
-@dataclass(frozen=True, slots=True)
 class SemaphoreAdjustment:
     """What a System V semaphore gets when the process ends (``SEM_UNDO``), semop(2).
 
@@ -224,8 +270,12 @@ class Process:
         comm: Name of the leader, for people.
         stopped: Stop signal of a job-control stop, or 0.
         stop_reported: Whether the parent has already been told of the stop.
-        mm_id: The address space; a process shares its parent's while a vfork-like clone lasts.
+        mm_id: The address space; processes with the same number share it, as for all of these.
         files_id: The descriptor table.
+        fs_id: Working directory, root and umask.
+        sighand_id: The signal handlers.
+        undo_id: The list of semaphore adjustments, semop(2); 0 for none.
+        io_id: The I/O context, clone(2)'s CLONE_IO; 0 for none.
         cwd: Path in the container.
         root: Path in the container; "/" unless the process has called chroot(2).
         cwd_file_id: The `RegularFile` of the working directory; 0 for that of ``cwd``.
@@ -243,7 +293,11 @@ class Process:
         posix_timers: By id.
         threads: The leader first.
         descriptors: By number; empty when the table is shared with an earlier process.
-        namespaces: Ids of the namespaces that are not the init's.
+        namespaces: Ids of the leader's namespaces that are not the sandbox's.
+        nested_pids: Ids in the pid namespaces below the container's, the outermost first.
+        nested_pgid: The process group there.
+        nested_sid: The session there.
+        parent_tid: The thread of the parent whose child it is; 0 for the leader.
         semaphore_undo: What it owes to System V semaphores.
     """
 
@@ -259,6 +313,10 @@ class Process:
     stop_reported: bool = True
     mm_id: int = 0
     files_id: int = 0
+    fs_id: int = 0
+    sighand_id: int = 0
+    undo_id: int = 0
+    io_id: int = 0
     cwd: str = "/"
     root: str = "/"
     cwd_file_id: int = 0
@@ -278,3 +336,7 @@ class Process:
     descriptors: tuple[Descriptor, ...] = field(default=())
     namespaces: tuple[int, ...] = field(default=())
     semaphore_undo: tuple[SemaphoreAdjustment, ...] = field(default=())
+    nested_pids: tuple[int, ...] = field(default=())
+    nested_pgid: tuple[int, ...] = field(default=())
+    nested_sid: tuple[int, ...] = field(default=())
+    parent_tid: int = 0

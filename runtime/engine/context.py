@@ -23,6 +23,8 @@ class DumpContext:
         target: The container.
         frozen: Its stopped tasks.
         ns_pids: Host pid to container pid, threads included.
+        nested_pids: Host pid to the ids below the container's pid namespace, the outermost first.
+        depth: How many pid namespaces, from ours down, lie above the container's.
         refusals: What cannot be saved; a dump that finds any goes no further.
         unreported_stops: Stopped processes (our pids) whose parent has not waited for the stop yet.
         scopes: The namespaces of its processes, by kind and inode.
@@ -34,6 +36,8 @@ class DumpContext:
     target: DumpTarget
     frozen: Frozen
     ns_pids: dict[int, int] = field(default_factory=dict)
+    nested_pids: dict[int, tuple[int, ...]] = field(default_factory=dict)
+    depth: int = 0
     comms: dict[int, str] = field(default_factory=dict)
     refusals: list[Refusal] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -42,6 +46,15 @@ class DumpContext:
     mappings: dict[int, list[Mapping]] = field(default_factory=dict)
     live: dict[int, LiveProcess] = field(default_factory=dict)
     _last_id: int = 0
+
+    def seen_by(self, pid: int, viewer: int) -> int:
+        """The id of a task in the pid namespace of another one."""
+        ids = (self.ns_pids[pid], *self.nested_pids[pid])
+        return ids[len(self.nested_pids[viewer])]
+
+    def own_id(self, pid: int) -> int:
+        """The id of a task in its own pid namespace; 0 for one that is not the container's."""
+        return (self.ns_pids.get(pid, 0), *self.nested_pids.get(pid, ()))[-1]
 
     def new_id(self) -> int:
         """A number that no other object, file or address space of this image has."""

@@ -14,13 +14,20 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from formats.records.codec import Record
 from formats.records.files import DeletedFile
 from formats.records.image import Image
 from formats.records.memory import Backing
-from formats.records.sandbox import Namespace
-from formats.records.task import Process, ResourceLimit
+from formats.records.task import (
+    Descriptor,
+    Directories,
+    Process,
+    ResourceLimit,
+    Table,
+    Thread,
+)
 from formats.statefile import ImageWriter
 from runtime.engine import dump_memory
 from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
@@ -37,20 +44,18 @@ from runtime.engine.files.kind import load_kinds
 from runtime.engine.files.table import FileTable, open_again
 from runtime.engine.freeze import Frozen, frozen
 from runtime.engine.host_facts import describe_host
+from runtime.engine.kinship import Kinship
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.sandbox.kind import load_sandbox_kinds
-from runtime.engine.scopes import collect_scopes, nested_in
+from runtime.engine.scopes import Scopes
+from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
 from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.errors import CheckpointError, RefusedError
-from runtime.kernel import kcmp, proc_maps, proc_task
+from runtime.kernel import proc_maps, proc_task
 from runtime.version import VERSION
 
-REFUSED = (
-    ("shared-fs", "processes that share these without being threads of one process"),
-    ("shared-memory-map", "processes that share these without being threads of one process"),
-    ("shared-handlers", "processes that share these without being threads of one process"),
-)
+REFUSED = ()
 
 log = logging.getLogger(__name__)
 
@@ -114,38 +119,39 @@ class _Dump:
         self.processes: list[Process] = []
         self.trees: list[TreeDump] = []
         self.records: list[Record] = []  # of namespaces and what they hold
+        self.scopes = Scopes(self.context)
 
     def close(self) -> None:
         """Close the descriptors that looking has opened."""
         self.files.close()
+        self.scopes.close()
 
     # Looking
 
     def collect(self) -> None:
         """Make every record; raise with everything that cannot be saved."""
-        tree = collect_tree(self.context)
+        tree = collect_tree(self.context, self.scopes)
         self.host = describe_host(self.target.init_pid, 0)
         check_sandbox(self.context)
         living = [process for process in tree if not process.zombie]
-        self.context.scopes = collect_scopes(self.context, [process.pid for process in living])
         for process in tree:
             check_process(self.context, process)
         self._raise_refusals()
         for process in living:
-            process.mappings = proc_maps.mappings(process.pid)
+            process.mappings = proc_maps.mappings(process.view)
             self.context.mappings[process.pid] = process.mappings
-            dump_process(self.context, process)
+            dump_process(self.context, process, self.scopes)
             self.context.live[process.pid] = process
         self._collect_sandbox()
-        files_ids = self._descriptor_tables(living)
-        self.files.collect([p.pid for p in living if files_ids[p.pid][1]])
+        self.sharing = Sharing(self.context, living)
+        self.files.collect(self.sharing.first(FILES))
         TerminalTable.of(self.files).collect([process.pid for process in living])
         for process in tree:
             self.processes.append(
-                self._zombie(process)
-                if process.zombie
-                else self._process(process, *files_ids[process.pid])
+                self._zombie(process) if process.zombie else self._process(process)
             )
+        for problem in Kinship(self.processes).problems:
+            self.context.refuse(problem.reason, problem.subject, problem.sentence)
         share_pages(self.spaces, self.context.new_id, self._files_on_root)
         self._collect_trees()
         self._raise_refusals()
@@ -157,11 +163,11 @@ class _Dump:
         self.host = dataclasses.replace(self.host, xstate_size=xstate)
 
     def _collect_sandbox(self) -> None:
-        for scope in self.context.scopes.values():
-            self.records.append(Namespace(scope.ns_id, scope.kind, scope.own, scope.external))
+        self.records += self.scopes.records()
         for kind in load_sandbox_kinds():
             for scope in self.context.scopes.values():
-                if scope.kind == kind.namespace and not scope.external:
+                dead = scope.kind == "pid" and not scope.pid
+                if scope.kind == kind.namespace and not scope.external and not dead:
                     self.records += kind.dump(self.context, self.files, scope)
 
     def _files_on_root(self, pages: Pages) -> set[int]:
@@ -179,77 +185,59 @@ class _Dump:
                 f"cannot checkpoint {self.target.container_id}", self.context.refusals
             )
 
-    def _descriptor_tables(self, living: list[LiveProcess]) -> dict[int, tuple[int, bool]]:
-        """For each process the id of its descriptor table, and whether it is the first with it."""
-        groups = kcmp.group_same(
-            [process.pid for process in living],
-            lambda a, b: kcmp.kcmp(a, b, kcmp.KCMP_FILES),
-        )
-        order = {process.pid: index for index, process in enumerate(living)}
-        found = {}
-        for group in groups:
-            table_id = self.context.new_id()
-            first = min(group, key=order.__getitem__)
-            for pid in group:
-                found[pid] = (table_id, pid == first)
-        self._refuse_shared(living)
-        return found
-
-    def _refuse_shared(self, living: list[LiveProcess]) -> None:
-        by_pid = {process.pid for process in living}
-        for process in living:
-            if process.parent not in by_pid:
-                continue
-            for kind, reason, what in (
-                (kcmp.KCMP_VM, "shared-memory-map", "its memory"),
-                (kcmp.KCMP_FS, "shared-fs", "its working directory"),
-                (kcmp.KCMP_SIGHAND, "shared-handlers", "its signal handlers"),
-            ):
-                if kcmp.kcmp(process.pid, process.parent, kind) == 0:
-                    self.context.refuse(
-                        reason,
-                        self.context.subject(process.pid),
-                        f"shares {what} with its parent process",
-                    )
-
     def _zombie(self, process: LiveProcess) -> Process:
-        stat = process.stat
-        return Process(
-            pid=self._inside(process.pid),
-            ppid=self._inside(process.parent),
-            pgid=self._inside(stat.pgrp),
-            sid=self._inside(stat.session),
-            exit_signal=stat.exit_signal,
-            zombie=True,
-            exit_status=stat.exit_code,
-            comm=stat.comm,
-        )
+        return Process(**self._ids(process), zombie=True, exit_status=process.stat.exit_code)
 
-    def _process(self, process: LiveProcess, files_id: int, owns_files: bool) -> Process:
-        pid, stat, answers = process.pid, process.stat, process.answers
+    def _ids(self, process: LiveProcess) -> dict[str, Any]:
+        """What zombies have too."""
+        pid, stat = process.pid, process.stat
+        pgid, sid = self._inside(stat.pgrp, "NSpgid"), self._inside(stat.session, "NSsid")
+        return {
+            "pid": self.context.ns_pids[pid],
+            "ppid": self.context.ns_pids.get(process.parent, 0),
+            "pgid": pgid[0],
+            "sid": sid[0],
+            "exit_signal": stat.exit_signal,
+            "comm": stat.comm,
+            "nested_pids": self.context.nested_pids[pid],
+            "nested_pgid": pgid[1:],
+            "nested_sid": sid[1:],
+            "parent_tid": (
+                0
+                if process.parent_tid == process.parent
+                else self.context.ns_pids[process.parent_tid]
+            ),
+            "namespaces": self.scopes.of(process.view).nested,
+        }
+
+    def _process(self, process: LiveProcess) -> Process:
+        pid, answers = process.pid, process.answers
         assert answers is not None
-        mm_id = self.context.new_id()
-        space = dump_address_space(self.context, self.files, process, mm_id)
-        runs = list(dump_memory.private_runs(pid, space))
-        self.spaces.append(Pages(pid, process.parent, space, runs))
+        numbers = self.sharing.number
+        view = process.view
+        mm_id = numbers(MM, view)
+        if self.sharing.is_first(MM, view):
+            space = dump_address_space(self.context, self.files, process, mm_id)
+            runs = list(dump_memory.private_runs(view, space))
+            self.spaces.append(Pages(view, process.parent, space, runs))
+        own = self._directories(view)
         return Process(
-            pid=self._inside(pid),
-            ppid=self._inside(process.parent),
-            pgid=self._inside(stat.pgrp),
-            sid=self._inside(stat.session),
-            exit_signal=stat.exit_signal,
+            **self._ids(process),
             zombie=False,
             exit_status=0,
-            comm=stat.comm,
             stopped=self.context.frozen.group_stops.get(pid, 0),
             stop_reported=pid not in self.context.unreported_stops,
             mm_id=mm_id,
-            files_id=files_id,
-            cwd=os.readlink(f"/proc/{pid}/cwd"),
-            root=os.readlink(f"/proc/{pid}/root"),
-            cwd_file_id=self.files.add_directory(pid, "cwd"),
-            root_file_id=self._root(pid),
-            umask=int(proc_task.status(pid).fields["Umask"], 8),
+            files_id=numbers(FILES, view),
+            fs_id=own.fs_id,
+            sighand_id=numbers(SIGHAND, view),
+            undo_id=numbers(UNDO, view),
+            io_id=numbers(IO, view),
+            cwd=own.cwd,
+            root=own.root,
+            cwd_file_id=own.cwd_file_id,
+            root_file_id=own.root_file_id,
+            umask=own.umask,
             personality=int(_read(f"/proc/{pid}/personality"), 16),
             dumpable=answers.dumpable,
             child_subreaper=answers.child_subreaper,
@@ -260,37 +248,60 @@ class _Dump:
             pending=process.pending,
             interval_timers=answers.interval_timers,
             posix_timers=answers.posix_timers,
-            threads=tuple(process.threads),
-            descriptors=self.files.descriptors(pid) if owns_files else (),
-            namespaces=nested_in(self.context.scopes, pid),
+            threads=tuple(
+                self._with_own(process, tid, thread)
+                for tid, thread in zip(process.tids, process.threads, strict=True)
+            ),
+            descriptors=self._table(view),
             semaphore_undo=process.semaphore_undo,
         )
 
-    def _inside(self, pid: int) -> int:
-        """A pid, group or session of our pid namespace as the container sees it; 0 for outside."""
-        if pid in self.context.ns_pids:
-            return self.context.ns_pids[pid]
-        if pid == 0:
-            return 0
-        return self._dead_id(pid)
+    def _with_own(self, process: LiveProcess, tid: int, thread: Thread) -> Thread:
+        """A thread's record with what it does not share with its leader."""
+        if tid == process.view:
+            return thread
+        if self.sharing.number(FS, tid):
+            thread = dataclasses.replace(thread, directories=self._directories(tid))
+        files_id = self.sharing.number(FILES, tid)
+        if files_id:
+            thread = dataclasses.replace(thread, table=Table(files_id, self._table(tid)))
+        return thread
 
-    def _dead_id(self, pid: int) -> int:
-        """The id inside of a session or group whose leader is gone.
+    def _table(self, tid: int) -> tuple[Descriptor, ...]:
+        return self.files.descriptors(tid) if self.sharing.is_first(FILES, tid) else ()
 
-        Any member's status lists it: ``NSpgid`` and ``NSsid``.
+    def _directories(self, tid: int) -> Directories:
+        return Directories(
+            fs_id=self.sharing.number(FS, tid),
+            cwd=os.readlink(f"/proc/{tid}/cwd"),
+            root=os.readlink(f"/proc/{tid}/root"),
+            # Among other mounts the task finds its directory by its name.
+            cwd_file_id=self.files.add_directory(tid, "cwd") if self._own_mounts(tid) else 0,
+            root_file_id=self._root(tid),
+            umask=int(proc_task.status(tid).fields["Umask"], 8),
+        )
+
+    def _own_mounts(self, tid: int) -> bool:
+        return self.context.scopes["mnt", os.stat(f"/proc/{tid}/ns/mnt").st_ino].own
+
+    def _inside(self, number: int, key: str) -> tuple[int, ...]:
+        """A group or session of our pid namespace in the container's and those below it.
+
+        0 stands for one outside. Where its leader is gone, any member's status lists the ids.
         """
-        for member in self.context.frozen.pids:
-            status = proc_task.status(member)
-            for key in ("NSpgid", "NSsid"):
-                ids = status.ints(key)
-                if ids[0] == pid:
-                    return ids[-1]
-        return 0
+        if number in self.context.ns_pids:
+            return (self.context.ns_pids[number], *self.context.nested_pids[number])
+        if number:
+            for member in self.context.frozen.pids:
+                ids = proc_task.status(member).ints(key)
+                if ids[0] == number:
+                    return ids[self.context.depth :] or (0,)
+        return (0,)
 
-    def _root(self, pid: int) -> int:
-        if os.path.samefile(f"/proc/{pid}/root", self.files.root):
+    def _root(self, tid: int) -> int:
+        if os.path.samefile(f"/proc/{tid}/root", self.files.root):
             return 0
-        return self.files.add_directory(pid, "root")
+        return self.files.add_directory(tid, "root")
 
     def _collect_trees(self) -> None:
         upper = self.target.overlay_upper

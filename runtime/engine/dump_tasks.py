@@ -40,6 +40,7 @@ from runtime.engine.remote import (
     Tracee,
     map_scratch,
 )
+from runtime.engine.scopes import Scopes
 from runtime.engine.semaphore_undo import read_adjustments
 from runtime.errors import TaskVanishedError
 from runtime.kernel import proc_maps, proc_task, process_vm, ptrace, sched
@@ -102,6 +103,9 @@ class LiveProcess:
     Attributes:
         pid: In our own pid namespace.
         parent: In our own pid namespace; 0 for the init.
+        tids: Its living threads, the leader first.
+        parent_tid: The thread of the parent that it is a child of.
+        leader_exited: Whether its first thread has ended and others go on.
         stat: /proc/PID/stat at the freeze.
         zombie: Whether only its exit status is left.
         mappings: Its address space.
@@ -112,12 +116,21 @@ class LiveProcess:
     parent: int
     stat: proc_task.Stat
     zombie: bool
+    tids: list[int] = field(default_factory=list)
+    parent_tid: int = 0
+    leader_exited: bool = False
     mappings: list[proc_maps.Mapping] = field(default_factory=list)
     threads: list[Thread] = field(default_factory=list)
     answers: ProcessAnswers | None = None
     pending: tuple[bytes, ...] = ()
     sigtrap_action: bytes = b""
     semaphore_undo: tuple[SemaphoreAdjustment, ...] = ()
+
+    @property
+    def view(self) -> int:
+        """The task through which /proc shows the process: its leader has nothing left to show
+        when it has exited."""
+        return self.tids[0] if self.tids else self.pid
 
 
 @dataclass(slots=True)
@@ -151,24 +164,35 @@ class _Saved:
     xstate: bytes
 
 
-def collect_tree(context: DumpContext) -> list[LiveProcess]:
+def collect_tree(context: DumpContext, scopes: Scopes) -> list[LiveProcess]:
     """Find the processes of the container, parents first, zombies too.
 
     Refuses processes in the container's cgroup that do not descend from its init: sessions of
     ``exec``, whose parent is outside.
     """
     found: list[LiveProcess] = []
-    pending = [(context.target.init_pid, 0)]
+    init = context.target.init_pid
+    context.depth = len(proc_task.status(init).ns_pids) - 1
+    pending = [(init, 0, 0)]
     while pending:
-        pid, parent = pending.pop(0)
+        pid, parent, parent_tid = pending.pop(0)
         stat = proc_task.stat(pid)
-        found.append(LiveProcess(pid, parent, stat, zombie=stat.state in "ZX"))
-        _note_names(context, pid)
-        pending += [(child, pid) for child in proc_task.children(pid)]
+        tids = proc_task.threads(pid)
+        zombie = stat.state in "ZX"
+        process = LiveProcess(pid, parent, stat, zombie, tids, parent_tid)
+        if zombie and len(tids) > 1:
+            process.zombie = False
+            process.leader_exited = True
+            process.tids = tids[1:]
+        found.append(process)
+        _note_names(context, pid, stat.comm, tids)
+        for tid in tids:
+            scopes.look(tid, zombie=stat.state in "ZX" and tid == pid)
+            pending += [(child, pid, tid) for child in proc_task.children(pid, tid)]
     known = {process.pid for process in found}
     for pid in context.frozen.pids:
         if pid not in known:
-            _note_names(context, pid)
+            _note_names(context, pid, proc_task.stat(pid).comm, proc_task.threads(pid))
             context.refuse(
                 "exec-session",
                 context.subject(pid),
@@ -177,11 +201,12 @@ def collect_tree(context: DumpContext) -> list[LiveProcess]:
     return found
 
 
-def _note_names(context: DumpContext, pid: int) -> None:
-    context.comms[pid] = proc_task.stat(pid).comm.decode(errors="replace")
-    for tid in proc_task.threads(pid):
-        ids = proc_task.status(pid, tid).ns_pids
-        context.ns_pids[tid] = ids[-1]
+def _note_names(context: DumpContext, pid: int, comm: bytes, tids: list[int]) -> None:
+    context.comms[pid] = comm.decode(errors="replace")
+    for tid in tids:
+        ids = proc_task.status(pid, tid).ns_pids[context.depth :]
+        context.ns_pids[tid] = ids[0] if ids else 0
+        context.nested_pids[tid] = ids[1:]
 
 
 # Refusals that need no system call inside the task
@@ -189,32 +214,12 @@ def _note_names(context: DumpContext, pid: int) -> None:
 
 def check_process(context: DumpContext, process: LiveProcess) -> None:
     """Note what cannot be saved about a process as a whole."""
-    pid = process.pid
-    depth = len(proc_task.status(context.target.init_pid).ns_pids)
-    if len(proc_task.status(pid).ns_pids) != depth:
+    if process.leader_exited:
         context.refuse(
-            "nested-pid-namespace", context.subject(pid), "is in a pid namespace of its own"
+            "leader-exited",
+            context.subject(process.pid),
+            "has threads although its main thread has exited",
         )
-    if process.zombie:
-        if len(proc_task.threads(pid)) > 1:
-            context.refuse(
-                "leader-exited",
-                context.subject(pid),
-                "has threads although its main thread has exited",
-            )
-        return
-    for kind in ("mnt", "net", "ipc", "uts", "user", "cgroup", "time"):
-        own, init = (_namespace(which, kind) for which in (pid, context.target.init_pid))
-        if own != init:
-            context.refuse(
-                f"nested-{kind}-namespace",
-                context.subject(pid),
-                f"is in a {kind} namespace of its own",
-            )
-
-
-def _namespace(pid: int, kind: str) -> str:
-    return os.readlink(f"/proc/{pid}/ns/{kind}")
 
 
 # One process with its threads
@@ -309,7 +314,7 @@ def find_hole(taken: list[tuple[int, int]], size: int) -> int:
     return start + size
 
 
-def dump_process(context: DumpContext, process: LiveProcess) -> None:
+def dump_process(context: DumpContext, process: LiveProcess, scopes: Scopes) -> None:
     """Fill in ``threads`` and ``answers`` of a live process."""
     tracees = context.frozen.threads(process.pid)
     leader = tracees[0]
@@ -317,7 +322,7 @@ def dump_process(context: DumpContext, process: LiveProcess) -> None:
         for tracee in tracees:
             tracee.scratch = leader.scratch
             saved = _look(tracee)
-            ask = _Questions(context, process, tracee, leader=tracee is leader)
+            ask = _Questions(context, process, tracee, scopes, leader=tracee is leader)
             with _borrowed(tracee, saved):
                 tracee.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
                 answers = tracee.run(ask.batch)
@@ -343,9 +348,17 @@ class _Questions:
     """One thread's batch, and the reading of its answers."""
 
     def __init__(
-        self, context: DumpContext, process: LiveProcess, tracee: Tracee, *, leader: bool
+        self,
+        context: DumpContext,
+        process: LiveProcess,
+        tracee: Tracee,
+        scopes: Scopes,
+        *,
+        leader: bool,
     ) -> None:
         self.context = context
+        self.process_view = process.view
+        self.scopes = scopes
         self.tracee = tracee
         self.pid = process.pid
         self.sigtrap_action = process.sigtrap_action
@@ -387,7 +400,7 @@ class _Questions:
         for child in proc_task.children(self.pid):
             if child in self.context.frozen.group_stops:
                 room = self.batch.out(ptrace.SIGINFO_SIZE)
-                inside = self.context.ns_pids[child]
+                inside = self.context.seen_by(child, self.pid)
                 self.batch.call("waitid", P_PID, inside, room, PEEK_STOPPED, 0)
                 self._stops.append((child, room))
         self._dumpable = self.batch.call("prctl", PR_GET_DUMPABLE)
@@ -451,7 +464,7 @@ class _Questions:
             notify=notify,
             signal=info.signal,
             value=info.value,
-            tid=self.context.ns_pids.get(info.target, 0) if by_thread else 0,
+            tid=self.context.own_id(info.target) if by_thread else 0,
             value_ns=left_s * signals.NS + left_ns,
             interval_ns=every_s * signals.NS + every_ns,
             overrun=max(answers[overrun], 0),
@@ -461,9 +474,10 @@ class _Questions:
         """The thread's record."""
         tid, pid = self.tracee.tid, self.pid
         status = proc_task.status(pid, tid)
+        own = self.scopes.of(tid)
         address, flags, size = _altstack(answers.read(self._altstack))
         return Thread(
-            tid=status.ns_pids[-1],
+            tid=self.context.ns_pids[tid],
             comm=proc_task.stat(pid, tid).comm,
             registers=saved.elsewhere.pack(),
             xstate=saved.xstate,
@@ -473,12 +487,18 @@ class _Questions:
             robust_list=robust_list(tid),
             clear_child_tid=_word(answers.read(self._tid_address)),
             rseq=_rseq(tid),
-            credentials=_credentials(status, answers[self._securebits]),
+            credentials=credentials(self.scopes, status, answers[self._securebits]),
             scheduling=scheduling(tid),
             parent_death_signal=_word(answers.read(self._pdeathsig)),
             timer_slack_ns=answers[self._timer_slack],
             seccomp_filters=tuple(_filters(status, tid)),
             seccomp_strict=status.fields.get("Seccomp") == "1",
+            nested_tids=self.context.nested_pids[tid],
+            namespaces=None
+            if own.nested == self.scopes.of(self.process_view).nested
+            else own.nested,
+            pid_for_children=own.pid_for_children,
+            time_for_children=own.time_for_children,
         )
 
 
@@ -500,11 +520,12 @@ def _filters(status: proc_task.Status, tid: int) -> list[bytes]:
     return ptrace.seccomp_filters(tid) if status.fields.get("Seccomp") == "2" else []
 
 
-def _credentials(status: proc_task.Status, securebits: int) -> Credentials:
+def credentials(scopes: Scopes, status: proc_task.Status, securebits: int) -> Credentials:
+    """Who a task is, in the ids of the container's user namespace."""
     return Credentials(
-        uids=status.ints("Uid"),
-        gids=status.ints("Gid"),
-        groups=status.ints("Groups"),
+        uids=tuple(scopes.to_container("uid", uid) for uid in status.ints("Uid")),
+        gids=tuple(scopes.to_container("gid", gid) for gid in status.ints("Gid")),
+        groups=tuple(scopes.to_container("gid", gid) for gid in status.ints("Groups")),
         capabilities=Capabilities(
             inheritable=status.mask("CapInh"),
             permitted=status.mask("CapPrm"),

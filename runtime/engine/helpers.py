@@ -21,7 +21,7 @@ def make_helper(files: RestoredFiles, ns_pid: int = 0) -> NewTask:
     """
     if not ns_pid:
         ns_pid = next(n for n in range(2, len(files.ids) + 3) if n not in files.ids)
-    helper = files.init.clone(0, 0, ns_pid)
+    helper = files.init.clone(0, 0, (ns_pid,))
     files.ids.add(ns_pid)
     return helper
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from formats.errors import Refusal
 from formats.records.image import Host
-from runtime.kernel.proc_task import clock_offsets
+from runtime.engine.scopes import own_clock_offsets
 from runtime.kernel.vdso import vdso_code
 
 SAVED = (
@@ -38,7 +38,7 @@ def vdso_digest() -> bytes:
 
 def describe_host(init_pid: int, xstate_size: int) -> Host:
     """The host record of a container that has just been frozen."""
-    monotonic, boottime = clock_offsets(init_pid)
+    monotonic, boottime = own_clock_offsets(init_pid)
     uname = os.uname()
     return Host(
         architecture=uname.machine,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from formats.records.files import RegularFile
 from formats.records.memory import AddressSpace, Backing, Vma
-from formats.records.task import Descriptor
+from formats.records.task import Descriptor, Directories, Table
 from runtime.engine.files.regular import Regular
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.new_task import FDS_PER_MESSAGE, NewTask
@@ -75,10 +75,10 @@ def mapped_file(files: RestoredFiles, file_id: int) -> int:
 
 
 def enter_directories(
-    process: RestoredProcess, channel: socket.socket, files: RestoredFiles
+    task: NewTask, record: Directories, channel: socket.socket, files: RestoredFiles
 ) -> None:
-    """Give a process its root and its working directory, which need not have names."""
-    task, record = process.leader, process.record
+    """Give a task its root and its working directory, which need not have names, and its umask."""
+    task.call("umask", record.umask)
     wanted = [record.root_file_id, record.cwd_file_id]
     if not record.cwd_file_id:
         task.call("chdir", os.fsencode(record.cwd) + b"\0")
@@ -97,15 +97,24 @@ def enter_directories(
     task.do(batch)
 
 
+def tables_of(process: RestoredProcess) -> Iterator[tuple[NewTask, Table]]:
+    """The descriptor tables of a process: its own and those of threads that have left it."""
+    record = process.record
+    yield process.leader, Table(record.files_id, record.descriptors)
+    for task, thread in zip(process.tasks, record.threads, strict=True):
+        if thread.table is not None:
+            yield task, thread.table
+
+
 def install_descriptors(
-    process: RestoredProcess, channel: socket.socket, files: RestoredFiles
+    task: NewTask, table: Table, channel: socket.socket, files: RestoredFiles
 ) -> None:
-    """Fill the descriptor table of a process; one that shares its parent's is left alone."""
-    task, wanted = process.leader, sorted(process.record.descriptors, key=lambda d: d.fd)
-    if not wanted and _shares_table(process, files):
+    """Fill a descriptor table; one that an earlier task has filled is left alone."""
+    if table.files_id in files.table_ids:
         return
-    files.table_ids.add(process.record.files_id)
-    files.tables[task.pid] = {d.fd: d.file_id for d in wanted}
+    wanted = sorted(table.descriptors, key=lambda d: d.fd)
+    files.table_ids.add(table.files_id)
+    files.tables[task.tid] = {d.fd: d.file_id for d in wanted}
     _make_room(task, wanted)
     # Received descriptors take the lowest numbers. From the top down, none is in another's way.
     starts = range(0, len(wanted), FDS_PER_MESSAGE)
@@ -121,10 +130,6 @@ def install_descriptors(
                 batch.call("fcntl", number, F_SETFD, FD_CLOEXEC)
         if len(batch):
             task.do(batch)
-
-
-def _shares_table(process: RestoredProcess, files: RestoredFiles) -> bool:
-    return process.record.files_id in files.table_ids
 
 
 def _ours(files: RestoredFiles, descriptor: Descriptor) -> int:

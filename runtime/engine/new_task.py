@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Callable, Sequence
 
+from formats.records.task import Credentials
 from runtime.engine.arch import current as arch
 from runtime.engine.remote import (
     ALL_BUT_TRAP,
@@ -57,6 +58,10 @@ class NewTask(Tracee):
 
     Attributes:
         ns_pid: Its id inside the container.
+        ids: That and its ids in the pid namespaces below the container's.
+        within: Id of the namespace of each kind that it is in, and of "pid_for_children" and
+            "time_for_children".
+        identity: The credentials whose ids it has taken before it could no more; None for none.
         memory: The address space of the image that it has by now, or was born with; 0 for none.
         born: Tasks it has made in its last batch, stopped, as our pid namespace sees them.
     """
@@ -64,6 +69,9 @@ class NewTask(Tracee):
     def __init__(self, tid: int, pid: int, ns_pid: int, *, scratch: int = 0) -> None:
         super().__init__(tid, pid, scratch=scratch)
         self.ns_pid = ns_pid
+        self.ids: tuple[int, ...] = (ns_pid,)
+        self.within: dict[str, int] = {}
+        self.identity: Credentials | None = None
         self.born: list[int] = []
         self.memory = 0
         self.base: arch.Registers | None = None
@@ -100,30 +108,47 @@ class NewTask(Tracee):
 
     # Birth
 
-    def clone(self, flags: int, exit_signal: int, ns_pid: int) -> NewTask:
-        """Make a child (or, with `THREAD_FLAGS`, a thread) with the id *ns_pid*.
+    def clone(
+        self, flags: int, exit_signal: int, ids: tuple[int, ...], *, choose: bool = True
+    ) -> NewTask:
+        """Make a child (or, with `THREAD_FLAGS`, a thread, or, with CLONE_PARENT, a sibling).
+
+        Args:
+            flags: ``CLONE_*``.
+            exit_signal: Sent to its parent; 0 with CLONE_PARENT and for threads.
+            ids: In the container's pid namespace and those below it that it will be in.
+            choose: Ask the kernel for these ids; else it gives what comes next.
 
         Raises:
-            RestoreError: The id is taken.
+            RestoreError: An id is taken.
         """
         batch = Batch()
-        ids = batch.data(struct.pack("<i", ns_pid))
-        args = _CLONE_ARGS.pack(flags, 0, 0, 0, exit_signal, 0, 0, 0, self.address(ids), 1, 0)
+        set_tid = batch.data(struct.pack(f"<{len(ids)}i", *reversed(ids)))
+        wanted = (self.address(set_tid), len(ids)) if choose else (0, 0)
+        args = _CLONE_ARGS.pack(flags, 0, 0, 0, exit_signal, 0, 0, 0, *wanted, 0)
         result = batch.call("clone3", args, _CLONE_ARGS.size, may_fail=True)
         self.born.clear()
         answer = self.do(batch)[result]
-        if answer != ns_pid:
+        if answer != ids[len(self.ids) - 1]:
             reason = os.strerror(-answer) if answer < 0 else f"got {answer}"
-            code = "pid-taken" if answer == -errno.EEXIST else "restore-failed"
-            raise RestoreError(f"cannot make task {ns_pid}: {reason}", reason=code)
+            code = (
+                "restore-failed" if -4095 < answer < 0 and answer != -errno.EEXIST else "pid-taken"
+            )
+            raise RestoreError(f"cannot make task {ids[0]}: {reason}", reason=code)
         (tid,) = self.born
         process = self.pid if flags & CLONE_THREAD else tid
-        child = NewTask(tid, process, ns_pid, scratch=self.scratch)
+        child = NewTask(tid, process, ids[0], scratch=self.scratch)
+        child.ids = ids
         child.base = self.base
         child.memory = self.memory
+        child.identity = self.identity
         child.channel_fd = self.channel_fd
         ptrace.set_sigmask(tid, ALL_BUT_TRAP)
         return child
+
+    def reap(self, child: NewTask) -> None:
+        """Take the corpse of a child away."""
+        self.call("wait4", child.ids[len(self.ids) - 1], 0, ptrace.WALL, 0)
 
     # Descriptors
 

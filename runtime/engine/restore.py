@@ -8,11 +8,13 @@ ptrace until `Restore.release`; should the restorer die before, the kernel kills
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import socket
 import time
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -21,8 +23,8 @@ from formats.records.codec import Record
 from formats.records.files import Inode, Tree
 from formats.records.image import Host, Image
 from formats.records.memory import AddressSpace, SharedMemory, Vma
-from formats.records.sandbox import Namespace
-from formats.records.task import Process
+from formats.records.sandbox import Namespace, TimeNamespace, UserNamespace
+from formats.records.task import Directories, Process
 from formats.statefile import Chunk, ImageReader
 from runtime.engine import restore_threads
 from runtime.engine.api import (
@@ -47,8 +49,11 @@ from runtime.engine.install_files import (
     install_descriptors,
     mapped_file,
     open_for_mapping,
+    tables_of,
 )
+from runtime.engine.new_namespaces import NewNamespaces
 from runtime.engine.new_task import NewTask, adopt_init
+from runtime.engine.placement import Placement, taken_ids
 from runtime.engine.remote import SCRATCH_SIZE, CallFailedError
 from runtime.engine.restore_memory import (
     MemoryWriter,
@@ -57,7 +62,7 @@ from runtime.engine.restore_memory import (
     map_address_space,
 )
 from runtime.engine.restore_threads import RestoredProcess
-from runtime.engine.restore_tree import INIT, ProcessTree, end_task
+from runtime.engine.restore_tree import ProcessTree, end_task
 from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
 from runtime.engine.terminal_restore import RestoredTerminals
 from runtime.engine.trees import TreeRestore, write_runs
@@ -101,6 +106,7 @@ class Restore:
         self._processes: list[RestoredProcess] = []
         self._places: list[Place] = []
         self._channel: socket.socket | None = None
+        self._at_end = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -116,6 +122,7 @@ class Restore:
             self._files = None
         if self._channel is not None:
             self._channel.close()
+        self._at_end.close()
 
     # Records
 
@@ -284,7 +291,11 @@ class Restore:
             partial(self._open_early, files),
         )
         terminals = RestoredTerminals(files, stub, self._channel)
-        tree = ProcessTree(records, stub, inheritance.prepare, terminals.join_session)
+        namespaces = self._namespaces = self._make_namespaces(records, init.pid)
+        placement = Placement(
+            namespaces, self._channel, stub, _taken_ids(namespaces, records), _end_quietly
+        )
+        tree = ProcessTree(records, stub, placement, inheritance.prepare, terminals.join_session)
         terminals.make()
         tree.build()
         terminals.settle_sessions(tree.tasks)
@@ -302,16 +313,18 @@ class Restore:
             if held.kind == "tmpfs":
                 self._fill(TreeRestore(self._open_tmpfs(init.pid, held), self._inodes(held)))
         files.make_deleted(self._chunks_of)
-        living = [record for record in records if not record.zombie]
         self._processes = [
-            restore_threads.make_threads(record, tree.tasks[record.pid]) for record in living
+            RestoredProcess(record, tree.threads[record.pid])
+            for record in records
+            if not record.zombie
         ]
         self._open_files(files)
-        for process in self._processes:
+        self._owners = first_of(self._processes, lambda process: process.record.mm_id)
+        for process in self._owners.values():
             self._map(process, files, born_with=process.record.mm_id in inheritance.mapped)
         self.report.tasks_ns = time.monotonic_ns() - began
         writer = MemoryWriter(
-            {p.record.mm_id: (self._space(p), p.leader.pid) for p in self._processes}
+            {mm_id: (self._space(p), p.leader.tid) for mm_id, p in self._owners.items()}
         )
         self._load_contents(files, writer, progress)
         inheritance.copy_rest(writer)
@@ -324,18 +337,30 @@ class Restore:
         self.report.processes = len(records)
         self.report.tasks = sum(len(process.tasks) for process in self._processes)
 
+    def _make_namespaces(self, records: list[Process], init_pid: int) -> NewNamespaces:
+        """Make what programs had made beside the sandbox's own."""
+        namespaces = NewNamespaces(
+            self._all(Namespace), self._all(UserNamespace), self._all(TimeNamespace), init_pid
+        )
+        self._at_end.callback(namespaces.close)
+        threads = (thread for record in records for thread in record.threads)
+        namespaces.make({thread.time_for_children for thread in threads})
+        return namespaces
+
     def _find_places(self, tree: ProcessTree) -> Iterator[Place]:
         """A task for each namespace whose state the image holds."""
         for namespace in self._all(Namespace):
             if namespace.external:
                 continue
-            members = (p.pid for p in self._all(Process) if namespace.ns_id in p.namespaces)
-            pid = INIT if namespace.own else next(members, None)
-            if pid not in tree.tasks:
-                raise RestoreError(
-                    f"no process is in namespace {namespace.ns_id}", reason="image-inconsistent"
-                )
-            yield Place(namespace.ns_id, namespace.kind, namespace.own, tree.tasks[pid])
+            members = (
+                task
+                for record in self._all(Process)
+                for task in tree.threads.get(record.pid, ())
+                if task.within[namespace.kind] == namespace.ns_id
+            )
+            task = next(members, None)
+            if task is not None:
+                yield Place(namespace.ns_id, namespace.kind, namespace.own, task)
 
     def _sandbox_state(self) -> Iterator[tuple[SandboxKind, Place, list[Record]]]:
         """Every kind of state of every namespace that the image has records of."""
@@ -352,6 +377,9 @@ class Restore:
 
     def _open_files(self, files: RestoredFiles) -> None:
         for process in self._processes:
+            for task, _ in tables_of(process):
+                files.tracees[task.tid] = task
+                files.ns_pids[task.tid] = task.ns_pid
             files.tids |= {task.ns_pid: task.tid for task in process.tasks}
         self._kinds = {kind.record: kind for kind in load_kinds()}
         wanted = self._wanted_files()
@@ -367,7 +395,12 @@ class Restore:
             kind = self._kinds.get(type(record))
             if kind is not None:
                 by_id[getattr(record, "file_id", 0)] = (kind, record)
-        pending = [d.file_id for process in self._processes for d in process.record.descriptors]
+        pending = [
+            descriptor.file_id
+            for process in self._processes
+            for _, table in tables_of(process)
+            for descriptor in table.descriptors
+        ]
         wanted = set()
         while pending:
             file_id = pending.pop()
@@ -455,27 +488,31 @@ class Restore:
         self, files: RestoredFiles, tree: ProcessTree, records: list[Process], hole: int
     ) -> None:
         assert self._channel is not None
-        for process in self._processes:
-            enter_directories(process, self._channel, files)
+        for process in self._owners.values():
             finish_address_space(process.leader, self._space(process), hole)
+        self._restore_directories(files)
+        for process in self._processes:
             restore_threads.restore_process_state(process)
             for task, thread in zip(process.tasks, process.record.threads, strict=True):
                 restore_threads.restore_thread_state(task, thread)
         for process in self._processes:
-            install_descriptors(process, self._channel, files)
+            for task, table in tables_of(process):
+                install_descriptors(task, table, self._channel, files)
         self._second_step(files)
         for kind, place, held in self._sandbox_state():
             kind.finish(files, place, held)
         for process in self._processes:
-            if process.leader.pid in files.tables:
-                close_channel(process.leader)
+            for task, _ in tables_of(process):
+                if task.tid in files.tables:
+                    close_channel(task)
             for task, thread in zip(process.tasks, process.record.threads, strict=True):
-                restore_threads.restore_privileges(task, thread)
+                restore_threads.restore_privileges(task, thread, self._translator(task))
             restore_threads.restore_dumpable(process)
             restore_threads.restore_limits(process)
         for record in records:
             if record.zombie:
                 end_task(tree.tasks[record.pid], record.exit_status)
+        self._sharers = Counter(process.record.mm_id for process in self._processes)
         # A stop is reported to the parent, who must still be able to swallow that: children first.
         stopped = [process for process in reversed(self._processes) if process.record.stopped]
         running = [process for process in self._processes if not process.record.stopped]
@@ -487,6 +524,38 @@ class Restore:
             self._settle_signals(process)
         for process in running:
             self._hand_over(process, hole)
+
+    def _restore_directories(self, files: RestoredFiles) -> None:
+        """Where tasks are, once for all that share it."""
+        assert self._channel is not None
+        done: set[int] = set()
+        for process in self._processes:
+            record = process.record
+            own = Directories(
+                record.fs_id,
+                record.cwd,
+                record.root,
+                record.cwd_file_id,
+                record.root_file_id,
+                record.umask,
+            )
+            for task, thread in zip(process.tasks, record.threads, strict=True):
+                wanted = thread.directories or own
+                if wanted.fs_id not in done:
+                    done.add(wanted.fs_id)
+                    enter_directories(task, wanted, self._channel, files)
+
+    def _translator(self, task: NewTask) -> Callable[[str, int], int]:
+        def translate(kind: str, number: int) -> int:
+            inside = self._namespaces.id_inside(task.within["user"], kind, number)
+            if inside is None:
+                raise RestoreError(
+                    f"task {task.ns_pid} has {kind} {number}, which its user namespace lacks",
+                    reason="image-inconsistent",
+                )
+            return inside
+
+        return translate
 
     def _second_step(self, files: RestoredFiles) -> None:
         last: list[tuple[Kind, Record]] = []
@@ -506,19 +575,20 @@ class Restore:
         for child in self._processes:
             record = child.record
             if record.ppid == process.record.pid and record.stopped and record.stop_reported:
-                restore_threads.swallow_stop(process, record.pid)
+                restore_threads.swallow_stop(process, child)
         for task in process.tasks:
             restore_threads.flush_signals(task)
         restore_threads.queue_signals(process)
 
-    @staticmethod
-    def _hand_over(process: RestoredProcess, hole: int) -> None:
+    def _hand_over(self, process: RestoredProcess, hole: int) -> None:
         """From here on no batch can run in the process."""
         restore_threads.restore_timers(process)
-        leader = process.leader
-        # The instruction vanishes under the call, which stops before the next one is fetched.
-        leader.call_at(leader.syscall_instruction, "munmap", hole, SCRATCH_SIZE)
-        leader.settle()
+        self._sharers[process.record.mm_id] -= 1
+        if not self._sharers[process.record.mm_id]:
+            leader = process.leader
+            # The instruction vanishes under the call, which stops before the next one is fetched.
+            leader.call_at(leader.syscall_instruction, "munmap", hole, SCRATCH_SIZE)
+            leader.settle()
         for task, thread in zip(process.tasks, process.record.threads, strict=True):
             restore_threads.restore_registers(task, thread)
             if not process.record.stopped:
@@ -532,3 +602,31 @@ class Restore:
             for task in process.tasks:
                 restore_threads.detach(task)
         self._processes = []
+
+
+def first_of(
+    processes: Iterable[RestoredProcess], key: Callable[[RestoredProcess], int]
+) -> dict[int, RestoredProcess]:
+    """The first process with each number."""
+    found: dict[int, RestoredProcess] = {}
+    for process in processes:
+        found.setdefault(key(process), process)
+    return found
+
+
+def _taken_ids(namespaces: NewNamespaces, records: list[Process]) -> dict[int, set[int]]:
+    """Every id that the image needs, by pid namespace."""
+    lines = []
+    for record in records:
+        pid_ns = namespaces.wanted(record)["pid"]
+        lines += [
+            (pid_ns, (record.pid, *record.nested_pids)),
+            (pid_ns, (record.pgid, *record.nested_pgid)),
+            (pid_ns, (record.sid, *record.nested_sid)),
+        ]
+        lines += [(pid_ns, (thread.tid, *thread.nested_tids)) for thread in record.threads]
+    return taken_ids(namespaces, lines)
+
+
+def _end_quietly(task: NewTask) -> None:
+    end_task(task, 0)

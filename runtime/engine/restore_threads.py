@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from formats.records.task import Credentials, PosixTimer, Process, Thread
 from runtime.engine import signals
 from runtime.engine.arch import current as arch
-from runtime.engine.new_task import THREAD_FLAGS, NewTask
+from runtime.engine.new_task import NewTask
 from runtime.engine.remote import ALL_BUT_TRAP, Batch
 from runtime.kernel import ptrace, sched
 from runtime.kernel.capabilities import last_capability
@@ -50,6 +51,9 @@ SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER = 0, 1
 _SOCK_FPROG = struct.Struct("<HxxxxxxQ")
 
 
+Translate = Callable[[str, int], int]
+
+
 @dataclass(slots=True)
 class RestoredProcess:
     """A process being put back, with its tasks in the order of the record's threads."""
@@ -62,12 +66,10 @@ class RestoredProcess:
         """The task that acts for the process."""
         return self.tasks[0]
 
-
-def make_threads(record: Process, leader: NewTask) -> RestoredProcess:
-    """Make the threads of a process under their old ids."""
-    tasks = [leader]
-    tasks += [leader.clone(THREAD_FLAGS, 0, thread.tid) for thread in record.threads[1:]]
-    return RestoredProcess(record, tasks)
+    @property
+    def leader_ids(self) -> tuple[int, ...]:
+        """The process's ids, from the container's pid namespace down."""
+        return (self.record.pid, *self.record.nested_pids)
 
 
 # Processes
@@ -77,7 +79,6 @@ def restore_process_state(process: RestoredProcess) -> None:
     """What threads share: directories, handlers, limits; before any thread drops privileges."""
     record = process.record
     batch = Batch()
-    batch.call("umask", record.umask)
     batch.call("personality", record.personality)
     if record.thp_disabled:
         batch.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)
@@ -196,8 +197,14 @@ def _restore_scheduling(tid: int, record: Thread) -> None:
         sched.set_io_priority_of(tid, wanted.io_priority)
 
 
-def restore_privileges(task: NewTask, record: Thread) -> None:
-    """Filters and credentials; afterwards the thread can do no more than it could before."""
+def restore_privileges(task: NewTask, record: Thread, translate: Translate) -> None:
+    """Filters and credentials; afterwards the thread can do no more than it could before.
+
+    Args:
+        task: The thread.
+        record: What it was.
+        translate: What the thread's user namespace calls an id ("uid" or "gid") of the container.
+    """
     batch = Batch()
     # Filters first, while we may; ptrace suspends them for what follows.
     for program in record.seccomp_filters:
@@ -206,22 +213,55 @@ def restore_privileges(task: NewTask, record: Thread) -> None:
         batch.call("seccomp", SECCOMP_SET_MODE_FILTER, 0, prog)
     if record.seccomp_strict:
         batch.call("seccomp", SECCOMP_SET_MODE_STRICT, 0, 0)
-    _add_credentials(batch, record.credentials)
+    wanted = record.credentials
+    if task.identity is None:
+        _add_ids(batch, wanted.uids, wanted.gids, wanted.groups)
+    else:
+        _add_nested_ids(batch, wanted, task.identity, translate)
+    _add_capabilities(batch, wanted)
     if record.parent_death_signal:
         # A change of credentials clears it.
         batch.call("prctl", PR_SET_PDEATHSIG, record.parent_death_signal)
     task.do(batch)
 
 
-def _add_credentials(batch: Batch, wanted: Credentials) -> None:
-    caps = wanted.capabilities
+def restore_ids(task: NewTask, wanted: Credentials) -> None:
+    """Take user and group ids, and keep all privileges."""
+    batch = Batch()
+    _add_ids(batch, wanted.uids, wanted.gids, wanted.groups)
+    task.do(batch)
+    task.identity = wanted
+
+
+def _add_ids(
+    batch: Batch, uids: Sequence[int], gids: Sequence[int], groups: Sequence[int] | None
+) -> None:
     batch.call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
-    groups = struct.pack(f"<{len(wanted.groups)}I", *wanted.groups)
-    batch.call("setgroups", len(wanted.groups), groups or b"\0")
-    batch.call("setresgid", *wanted.gids[:3])
-    batch.call("setfsgid", wanted.gids[3])
-    batch.call("setresuid", *wanted.uids[:3])
-    batch.call("setfsuid", wanted.uids[3])
+    if groups is not None:
+        packed = struct.pack(f"<{len(groups)}I", *groups)
+        batch.call("setgroups", len(groups), packed or b"\0")
+    batch.call("setresgid", *gids[:3])
+    batch.call("setfsgid", gids[3])
+    batch.call("setresuid", *uids[:3])
+    batch.call("setfsuid", uids[3])
+
+
+def _add_nested_ids(
+    batch: Batch, wanted: Credentials, now: Credentials, translate: Translate
+) -> None:
+    """The same within a user namespace, unless it has been done before that was entered."""
+    if (wanted.uids, wanted.gids, wanted.groups) == (now.uids, now.gids, now.groups):
+        return
+    groups = None
+    if wanted.groups != now.groups:
+        groups = [translate("gid", gid) for gid in wanted.groups]
+    uids = [translate("uid", uid) for uid in wanted.uids]
+    gids = [translate("gid", gid) for gid in wanted.gids]
+    _add_ids(batch, uids, gids, groups)
+
+
+def _add_capabilities(batch: Batch, wanted: Credentials) -> None:
+    caps = wanted.capabilities
     for capability in range(last_capability() + 1):
         if not caps.bounding >> capability & 1:
             batch.call("prctl", PR_CAPBSET_DROP, capability)
@@ -258,13 +298,14 @@ def queue_signals(process: RestoredProcess) -> None:
     batch = Batch()
     record = process.record
     for info in record.pending:
-        batch.call("rt_sigqueueinfo", record.pid, _signal_of(info), info)
+        batch.call("rt_sigqueueinfo", process.leader_ids[-1], _signal_of(info), info)
     if len(batch):
         process.leader.do(batch)
     for task, thread in zip(process.tasks, record.threads, strict=True):
         batch = Batch()
         for info in thread.pending:
-            batch.call("rt_tgsigqueueinfo", record.pid, thread.tid, _signal_of(info), info)
+            own = (process.leader_ids[-1], task.ids[-1])
+            batch.call("rt_tgsigqueueinfo", *own, _signal_of(info), info)
         if len(batch):
             task.do(batch)
 
@@ -302,9 +343,10 @@ def stop_process(process: RestoredProcess) -> None:
         restore_sigmask(task, thread)
 
 
-def swallow_stop(process: RestoredProcess, child: int) -> None:
+def swallow_stop(process: RestoredProcess, child: RestoredProcess) -> None:
     """Let a parent wait for a child's stop that it had already seen before the checkpoint."""
-    process.leader.call("waitid", P_PID, child, 0, WNOHANG | WSTOPPED, 0)
+    seen = child.leader_ids[len(process.leader_ids) - 1]
+    process.leader.call("waitid", P_PID, seen, 0, WNOHANG | WSTOPPED, 0)
 
 
 def detach(task: NewTask) -> None:

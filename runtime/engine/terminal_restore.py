@@ -321,7 +321,7 @@ class RestoredTerminals:
             leader.call("ioctl", number, tty.TIOCSPGRP, group)
         except OSError:
             # A group that has no process any more: somebody has to be it for a moment.
-            helper = leader.clone(0, 0, terminal.foreground)
+            helper = leader.clone(0, 0, (terminal.foreground,))
             helper.call("setpgid", 0, 0)
             leader.call("ioctl", number, tty.TIOCSPGRP, group)
             end_task(helper, 0)

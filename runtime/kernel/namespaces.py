@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import struct
 from typing import Final
 
 from runtime.kernel.clone import (
@@ -29,6 +31,11 @@ NAMESPACE_FLAGS: Final = {
     "cgroup": CLONE_NEWCGROUP,
     "time": CLONE_NEWTIME,
 }
+
+# ioctls on namespace descriptors, include/uapi/linux/nsfs.h
+NS_GET_USERNS = 0xB701
+NS_GET_PARENT = 0xB702
+NS_GET_OWNER_UID = 0xB704
 
 _setns = libc.setns
 _setns.argtypes = (ctypes.c_int, ctypes.c_int)
@@ -101,3 +108,43 @@ def setdomainname(name: str) -> None:
     """Set the NIS domain name of our UTS namespace; at most 64 bytes."""
     raw = name.encode()
     check(_setdomainname(raw, len(raw)), f"setdomainname({name!r})")
+
+
+def open_namespace(pid: int | str, link: str) -> int:
+    """A descriptor of a task's namespace; *link* as in /proc/PID/ns.
+
+    Raises:
+        FileNotFoundError: The task has ended; or no process has been made in a pid namespace yet.
+    """
+    return os.open(f"/proc/{pid}/ns/{link}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def owner(fd: int) -> int:
+    """A descriptor of the user namespace that owns the namespace *fd*.
+
+    Raises:
+        PermissionError: It is neither ours nor below ours.
+
+    Source: man 2 NS_GET_USERNS.
+    """
+    return fcntl.ioctl(fd, NS_GET_USERNS)
+
+
+def parent(fd: int) -> int:
+    """A descriptor of the pid or user namespace that *fd* was made in.
+
+    Raises:
+        PermissionError: It is neither ours nor below ours.
+
+    Source: man 2 NS_GET_PARENT.
+    """
+    return fcntl.ioctl(fd, NS_GET_PARENT)
+
+
+def owner_uid(fd: int) -> int:
+    """Who made the user namespace *fd*, as our own user namespace calls them.
+
+    Source: man 2 NS_GET_OWNER_UID.
+    """
+    answer: bytes = fcntl.ioctl(fd, NS_GET_OWNER_UID, bytes(4))
+    return int(struct.unpack("I", answer)[0])

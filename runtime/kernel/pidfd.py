@@ -7,6 +7,8 @@ import os
 from runtime.kernel.libc import syscall
 from runtime.kernel.numbers import NR
 
+PIDFD_THREAD = os.O_EXCL  # include/uapi/linux/pidfd.h, Linux 6.9
+
 
 def open_pidfd(pid: int, flags: int = 0) -> int:
     """Return a descriptor for the process *pid* (close-on-exec).

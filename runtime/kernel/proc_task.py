@@ -162,10 +162,15 @@ def threads(pid: int) -> list[int]:
     )
 
 
-def children(pid: int) -> list[int]:
-    """Child processes, zombies too; reliable while the process is frozen or stopped."""
+def children(pid: int, thread: int | None = None) -> list[int]:
+    """Child processes, zombies too; reliable while the process is frozen or stopped.
+
+    Args:
+        pid: The parent.
+        thread: Only those of this thread, which may not have made all of them itself.
+    """
     found = []
-    for tid in os.listdir(f"/proc/{pid}/task"):
+    for tid in os.listdir(f"/proc/{pid}/task") if thread is None else (thread,):
         text = Path(f"/proc/{pid}/task/{tid}/children").read_text()
         found += [int(word) for word in text.split()]
     return sorted(found)
@@ -205,8 +210,8 @@ def timers(pid: int) -> list[TimerInfo]:
     ]
 
 
-def clock_offsets(pid: int) -> tuple[int, int]:
-    """Offsets of the task's time namespace, (monotonic, boottime) in nanoseconds.
+def clock_offsets(pid: int | str) -> tuple[int, int]:
+    """Offsets of the time namespace of the task's children, (monotonic, boottime) in nanoseconds.
 
     Source: man 7 time_namespaces.
     """

@@ -200,7 +200,9 @@ class FileTable:
 
     def _duplicate(self, pid: int, fd: int) -> int:
         if pid not in self._pidfds:
-            self._pidfds[pid] = pidfd.open_pidfd(pid)
+            # A thread may have a table of its own.
+            flags = 0 if self.context.frozen.tracees[pid].pid == pid else pidfd.PIDFD_THREAD
+            self._pidfds[pid] = pidfd.open_pidfd(pid, flags)
         return pidfd.get_fd(self._pidfds[pid], fd)
 
     def descriptors(self, pid: int) -> tuple[Descriptor, ...]:

@@ -78,7 +78,7 @@ class SysvQueues(SandboxKind):
         number = queue.permissions.number
         needed = max(queue.max_bytes, sum(len(message.text) for message in messages), 1)
         largest = max((len(message.text) for message in messages), default=1)
-        with visiting(place.task.pid, "ipc"):
+        with visiting(place.task.tid, "ipc"):
             # A queue gets its room from the parameter; to raise it later takes a privilege that
             # we may lack. `ipc_settings` sets the parameters to what they were.
             for path, least in ((_ROOM, needed), (_LARGEST, largest)):

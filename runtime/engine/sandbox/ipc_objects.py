@@ -59,7 +59,7 @@ def inside_pid(context: DumpContext, pid: int) -> int:
 
 def actor(files: RestoredFiles, place: Place, ns_pid: int) -> Tracee:
     """The process with the pid *ns_pid* inside if it is in the namespace, else any that is."""
-    home = os.stat(f"/proc/{place.task.pid}/ns/ipc").st_ino
+    home = os.stat(f"/proc/{place.task.tid}/ns/ipc").st_ino
     for pid, tracee in files.tracees.items():
         if ns_pid and files.ns_pids.get(pid) == ns_pid:
             if os.stat(f"/proc/{pid}/ns/ipc").st_ino == home:
@@ -86,7 +86,7 @@ def create(
         RestoreError: The id or the key is taken.
     """
     task = actor(files, place, creator)
-    with visiting(place.task.pid, "ipc"):
+    with visiting(place.task.tid, "ipc"):
         sysvipc.choose_next_id(kind, wanted.number)
     batch = Batch()
     foreign = bool(wanted.creator_uid or wanted.creator_gid)

@@ -52,7 +52,7 @@ class Settings(SandboxKind):
                     raise RestoreError(
                         f"the image sets {name!r} to {value!r}", reason="image-inconsistent"
                     )
-            with visiting(place.task.pid, "ipc"):
+            with visiting(place.task.tid, "ipc"):
                 for name, value in record.values.items():
                     path = _path(name)
                     # Without the rights over the parameter it can only stay what it is.

@@ -127,5 +127,5 @@ def _open(files: RestoredFiles, place: Place, record: SharedSegment, size: int) 
             if vma.backing is Backing.SEGMENT and vma.object_id == record.object_id:
                 path = f"/proc/{pid}/map_files/{vma.start:x}-{vma.end:x}"
                 return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    with visiting(place.task.pid, "ipc"):
+    with visiting(place.task.tid, "ipc"):
         return sysvipc.open_segment(record.permissions.number, size)

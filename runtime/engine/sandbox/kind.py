@@ -25,8 +25,8 @@ class Scope:
         ns_id: Its number in the image.
         kind: As in /proc/PID/ns.
         inode: Which namespace it is, on this host.
-        pid: A process in it, as our pid namespace sees it; 0 if there is none.
-        own: Whether it is the init's.
+        pid: A task in it, as our pid namespace sees it, maybe a thread; 0 if there is none.
+        own: Whether it is the sandbox's, and not one that a program has made.
         external: Whether it came from outside, and is not the container's to save.
         held: Where no process is in it: a path of ours to what holds it.
     """
@@ -52,8 +52,9 @@ class Place:
     Attributes:
         ns_id: As in the image.
         kind: As in /proc/PID/ns.
-        own: Whether it is the init's.
+        own: Whether it is the sandbox's, and not one that a program has made.
         task: A task in it; stopped, ready for batches, with all privileges of its user namespace.
+            It may be a thread, whose process is elsewhere: go by its ``tid``.
     """
 
     ns_id: int
@@ -64,7 +65,7 @@ class Place:
     @property
     def path(self) -> str:
         """A file of ours that stands for it."""
-        return f"/proc/{self.task.pid}/ns/{self.kind}"
+        return f"/proc/{self.task.tid}/ns/{self.kind}"
 
 
 class SandboxKind:

@@ -35,7 +35,7 @@ class Uts(SandboxKind):
 
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[HostName]) -> None:
         for record in records:
-            with visiting(place.task.pid, "uts"):
+            with visiting(place.task.tid, "uts"):
                 if record.hostname:
                     namespaces.sethostname(record.hostname)
                 if record.domainname:
