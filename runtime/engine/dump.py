@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import stat
@@ -59,6 +60,10 @@ REFUSED = ()
 
 log = logging.getLogger(__name__)
 
+PASSING = frozenset({"unix-pending-data", "unix-error", "inotify-queue"})
+"""Refusals of what the program does away with itself, as a rule within moments."""
+PASSING_TIMEOUT_S = 3.0
+
 
 @contextlib.contextmanager
 def dumped(
@@ -76,27 +81,17 @@ def dumped(
     report = DumpReport()
     load_kinds()  # now, for the container waits for every import later
     load_sandbox_kinds()
-    began = time.monotonic_ns()
     progress("freeze", 0, 0)
-    with frozen(target.cgroups, target.container_id) as state:
-        report.freeze_ns = time.monotonic_ns() - began
-        dump = _Dump(target, state, report)
-        try:
-            collected = time.monotonic_ns()
-            dump.collect()
-            report.collect_ns = time.monotonic_ns() - collected
+    with contextlib.ExitStack() as held:
+        dump = _freeze_and_look(held, target, report)
+        with dump.watched():
             written = time.monotonic_ns()
             dump.write(writer, progress)
             writer.finish()
             report.write_ns = time.monotonic_ns() - written
-        except (FileNotFoundError, ProcessLookupError) as exc:
-            raise CheckpointError(
-                f"{target.container_id}: something vanished during the checkpoint: {exc}"
-            ) from exc
-        finally:
-            dump.close()
+        dump.close()
         yield report
-    report.frozen_ns = time.monotonic_ns() - began
+    report.frozen_ns = time.monotonic_ns() - dump.began
     log.info(
         "%s: froze in %.1f ms, looked for %.1f ms, wrote %d bytes of memory in %.1f ms",
         target.container_id,
@@ -107,11 +102,45 @@ def dumped(
     )
 
 
+def _freeze_and_look(held: contextlib.ExitStack, target: DumpTarget, report: DumpReport) -> _Dump:
+    """Freeze and collect, again if what stands in the way is gone as soon as the program goes on.
+
+    Args:
+        held: Takes the frozen section of the attempt that has succeeded.
+        target: What to freeze.
+        report: Gets the times of that attempt.
+    """
+    paused = target.cgroups.frozen  # then nothing goes on
+    deadline = time.monotonic() + PASSING_TIMEOUT_S
+    for attempt in itertools.count(1):
+        began = time.monotonic_ns()
+        with contextlib.ExitStack() as section:
+            state = section.enter_context(frozen(target.cgroups, target.container_id))
+            looked = time.monotonic_ns()
+            dump = _Dump(target, state, report, began)
+            try:
+                with dump.watched():
+                    dump.collect()
+            except RefusedError as exc:
+                late = time.monotonic() > deadline
+                if late or paused or not {r.reason for r in exc.refusals} <= PASSING:
+                    raise
+                log.debug("%s: attempt %d: %s", target.container_id, attempt, exc)
+            else:
+                report.freeze_ns = looked - began
+                report.collect_ns = time.monotonic_ns() - looked
+                held.push(section.pop_all())
+                return dump
+        time.sleep(min(0.001 * attempt, 0.02))
+    raise AssertionError("itertools.count has an end")
+
+
 class _Dump:
     """One dump under way."""
 
-    def __init__(self, target: DumpTarget, state: Frozen, report: DumpReport) -> None:
+    def __init__(self, target: DumpTarget, state: Frozen, report: DumpReport, began: int) -> None:
         self.target = target
+        self.began = began  # time.monotonic_ns()
         self.context = DumpContext(target, state)
         self.report = report
         self.files = FileTable(self.context)
@@ -120,6 +149,20 @@ class _Dump:
         self.trees: list[TreeDump] = []
         self.records: list[Record] = []  # of namespaces and what they hold
         self.scopes = Scopes(self.context)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """For a part of the dump; if it fails, what looking has opened is closed."""
+        try:
+            yield
+        except (FileNotFoundError, ProcessLookupError) as exc:
+            self.close()
+            raise CheckpointError(
+                f"{self.target.container_id}: something vanished during the checkpoint: {exc}"
+            ) from exc
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the descriptors that looking has opened."""

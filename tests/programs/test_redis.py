@@ -1,0 +1,21 @@
+"""Redis with persistence and forks under redis-benchmark, each answer checked against a model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Wherry
+from tests.support.programs import load, need, python_program
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.mark.parametrize("network", ["unix"])
+def test_no_answer_is_wrong(network: str, wherry: Wherry, scratch: Path) -> None:
+    need("redis-server", "redis-benchmark")
+    with load(wherry, scratch) as redis:
+        redis.start(*python_program("redis_load.py"), redis.directory, network)
+        redis.move_often(longest_pause_s=0.3)
+        assert int(redis.finish().split()[0]) > 1000
