@@ -15,6 +15,7 @@ class Backing(enum.StrEnum):
     FILE = "file"  # a file record
     SHARED = "shared"  # a shared-memory record
     SEGMENT = "segment"  # a System V segment: a shared-memory record that has an id
+    SOCKET = "socket"  # an open socket's record: the rings of a packet socket
     VDSO = "vdso"  # the kernel's code page and its data pages
 
 

@@ -189,3 +189,106 @@ class NetConnection:
 
     ns_id: int
     body: bytes
+
+
+@record("file-netlink")
+@dataclass(frozen=True, slots=True)
+class NetlinkSocket:
+    """A netlink socket.
+
+    Attributes:
+        file_id: Id.
+        ns_id: Network namespace that it belongs to.
+        kind: SOCK_RAW or SOCK_DGRAM.
+        protocol: ``NETLINK_*``.
+        flags: open(2) flags.
+        port: Its address, nl_pid; 0 for none yet.
+        groups: Multicast groups that it listens to.
+        peer: nl_pid and nl_groups that it is connected to; zeros for none.
+        switches: Options of level SOL_NETLINK that are on.
+        options: Options of level SOL_SOCKET.
+        filter: Classic BPF program, 8 bytes an instruction.
+        filter_locked: SO_LOCK_FILTER.
+        uid: Of the socket.
+        gid: Of the socket.
+        owner: SIGIO's, or None.
+    """
+
+    file_id: int
+    ns_id: int
+    kind: int
+    protocol: int
+    flags: int
+    port: int = 0
+    groups: tuple[int, ...] = ()
+    peer: tuple[int, int] = (0, 0)
+    switches: tuple[int, ...] = ()
+    options: tuple[tuple[int, bytes], ...] = ()
+    filter: bytes = b""
+    filter_locked: bool = False
+    uid: int = 0
+    gid: int = 0
+    owner: Owner | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PacketMembership:
+    """A packet socket's membership: PACKET_ADD_MEMBERSHIP of packet(7).
+
+    Attributes:
+        index: Interface.
+        count: How often it was added.
+        kind: ``PACKET_MR_*``.
+        address: Of the link layer.
+    """
+
+    index: int
+    count: int
+    kind: int
+    address: bytes
+
+
+@record("file-packet")
+@dataclass(frozen=True, slots=True)
+class PacketSocket:
+    """A packet socket.
+
+    Attributes:
+        file_id: Id.
+        ns_id: Network namespace that it belongs to.
+        kind: SOCK_RAW, SOCK_DGRAM or SOCK_PACKET.
+        flags: open(2) flags.
+        protocol: Ethernet protocol that it receives, in the host's byte order; 0 for none.
+        index: Interface that it is bound to; 0 for all.
+        numbers: Options of level SOL_PACKET that are not zero.
+        copy_threshold: PACKET_COPY_THRESH.
+        memberships: Groups, promiscuous mode and the like.
+        rx_ring: Block size, blocks, frame size, frames, time-out, private size, features; or empty.
+        tx_ring: The same.
+        fanout: PACKET_FANOUT; 0 for none.
+        options: Options of level SOL_SOCKET.
+        filter: Classic BPF program, 8 bytes an instruction.
+        filter_locked: SO_LOCK_FILTER.
+        uid: Of the socket.
+        gid: Of the socket.
+        owner: SIGIO's, or None.
+    """
+
+    file_id: int
+    ns_id: int
+    kind: int
+    flags: int
+    protocol: int = 0
+    index: int = 0
+    numbers: tuple[tuple[int, int], ...] = ()
+    copy_threshold: int = 0
+    memberships: tuple[PacketMembership, ...] = ()
+    rx_ring: tuple[int, ...] = ()
+    tx_ring: tuple[int, ...] = ()
+    fanout: int = 0
+    options: tuple[tuple[int, bytes], ...] = ()
+    filter: bytes = b""
+    filter_locked: bool = False
+    uid: int = 0
+    gid: int = 0
+    owner: Owner | None = None

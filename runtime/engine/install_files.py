@@ -20,6 +20,7 @@ from runtime.errors import RestoreError
 O_CLOEXEC = 0o2000000
 F_SETFD, FD_CLOEXEC = 2, 1
 RLIMIT_NOFILE = 7
+_GIVEN = (Backing.FILE, Backing.SHARED, Backing.SOCKET)
 
 
 def open_for_mapping(
@@ -42,13 +43,19 @@ def open_for_mapping(
         The task's descriptor by object id; the caller closes them there.
     """
     needy = [vma for vma in space.vmas if not is_done(vma)]
-    wanted = {v.object_id for v in needy if v.backing in (Backing.FILE, Backing.SHARED)}
+    wanted = {v.object_id for v in needy if v.backing in _GIVEN}
     shared = {v.object_id for v in needy if v.backing is Backing.SHARED}
     ordered = sorted(wanted | {space.exe_file_id})
-    ours = [
-        files.shared_memory(object_id) if object_id in shared else mapped_file(files, object_id)
-        for object_id in ordered
-    ]
+    sockets = {v.object_id for v in needy if v.backing is Backing.SOCKET}
+
+    def our_number(object_id: int) -> int:
+        if object_id in shared:
+            return files.shared_memory(object_id)
+        if object_id in sockets:
+            return _ours(files, object_id, "a mapping")
+        return mapped_file(files, object_id)
+
+    ours = [our_number(object_id) for object_id in ordered]
     return give(task, channel, ordered, ours)
 
 
@@ -120,7 +127,7 @@ def install_descriptors(
     starts = range(0, len(wanted), FDS_PER_MESSAGE)
     for first in reversed(starts):
         part = wanted[first : first + FDS_PER_MESSAGE]
-        got = task.receive(channel, [_ours(files, d) for d in part])
+        got = task.receive(channel, [_ours(files, d.file_id, f"descriptor {d.fd}") for d in part])
         batch = Batch()
         for number, descriptor in reversed(list(zip(got, part, strict=True))):
             if number != descriptor.fd:
@@ -132,12 +139,12 @@ def install_descriptors(
             task.do(batch)
 
 
-def _ours(files: RestoredFiles, descriptor: Descriptor) -> int:
+def _ours(files: RestoredFiles, file_id: int, who: str) -> int:
     try:
-        return files.fds[descriptor.file_id]
+        return files.fds[file_id]
     except KeyError:
         raise RestoreError(
-            f"descriptor {descriptor.fd} names file {descriptor.file_id}, which the image lacks",
+            f"{who} names file {file_id}, which the image lacks",
             reason="image-inconsistent",
         ) from None
 

@@ -114,6 +114,8 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
     if mapping.path in KERNEL_NAMES:
         backing, name = Backing.VDSO, mapping.path
         advice = ()
+    elif (socket_id := files.mapped_socket(mapping)) is not None:
+        backing, object_id, offset = Backing.SOCKET, socket_id, mapping.offset
     elif _refused(context, pid, mapping):
         return None
     elif _is_anonymous(mapping):

@@ -323,6 +323,15 @@ class FileTable:
             f"mapping {mapping.map_file}",
         )
 
+    def mapped_socket(self, mapping: Mapping) -> int | None:
+        """The record of an open socket behind a mapping: a packet socket's rings, for instance."""
+        if not mapping.path.startswith("socket:["):
+            return None
+        links: dict[str, int] = self.once(
+            "socket links", lambda: {group[0].link: n for n, group in self.looks.items()}
+        )
+        return links.get(mapping.path)
+
     def is_on_root(self, file_id: int, magic: str) -> bool:
         """Whether the mapped file that *magic* opens lies on the container's root file system.
 
