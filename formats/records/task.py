@@ -265,8 +265,8 @@ class Process:
         sid: Session.
         exit_signal: Sent to the parent at exit.
         zombie: Whether the process has ended and waits for its parent; then only the ids,
-            ``exit_signal``, ``exit_status`` and ``comm`` mean something.
-        exit_status: Wait status of a zombie.
+            ``exit_signal``, ``exit_status``, ``credentials`` and ``comm`` mean something.
+        exit_status: Wait status of a zombie, or of a leader that has exited.
         comm: Name of the leader, for people.
         stopped: Stop signal of a job-control stop, or 0.
         stop_reported: Whether the parent has already been told of the stop.
@@ -298,6 +298,8 @@ class Process:
         nested_pgid: The process group there.
         nested_sid: The session there.
         parent_tid: The thread of the parent whose child it is; 0 for the leader.
+        leader_exited: Whether the first thread has ended while others go on; it is not listed then.
+        credentials: Those of a zombie, or of a leader that has exited.
         semaphore_undo: What it owes to System V semaphores.
     """
 
@@ -340,3 +342,5 @@ class Process:
     nested_pgid: tuple[int, ...] = field(default=())
     nested_sid: tuple[int, ...] = field(default=())
     parent_tid: int = 0
+    leader_exited: bool = False
+    credentials: Credentials | None = None

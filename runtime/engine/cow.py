@@ -201,7 +201,7 @@ class Inheritance:
         self.mapped.add(space.mm_id)
         task.memory = space.mm_id
         if space.early_id:
-            writer = MemoryWriter({space.early_id: (space, task.pid)})
+            writer = MemoryWriter({space.early_id: (space, task.tid)})
             for chunk in self._chunks_of(space.early_id):
                 writer.write(chunk, memoryview(bytearray(chunk.unpack())))
 

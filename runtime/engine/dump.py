@@ -37,8 +37,8 @@ from runtime.engine.context import DumpContext
 from runtime.engine.cow import Pages, by_birth, share_pages
 from runtime.engine.dump_tasks import (
     LiveProcess,
-    check_process,
     collect_tree,
+    credentials,
     dump_process,
 )
 from runtime.engine.files.kind import load_kinds
@@ -177,21 +177,19 @@ class _Dump:
         self.host = describe_host(self.target.init_pid, 0)
         check_sandbox(self.context)
         living = [process for process in tree if not process.zombie]
-        for process in tree:
-            check_process(self.context, process)
         self._raise_refusals()
         for process in living:
             process.mappings = proc_maps.mappings(process.view)
-            self.context.mappings[process.pid] = process.mappings
+            self.context.mappings[process.view] = process.mappings
             dump_process(self.context, process, self.scopes)
-            self.context.live[process.pid] = process
+            self.context.live[process.view] = process
         self._collect_sandbox()
         self.sharing = Sharing(self.context, living)
         self.files.collect(self.sharing.first(FILES))
         TerminalTable.of(self.files).collect([process.pid for process in living])
         for process in tree:
             self.processes.append(
-                self._zombie(process) if process.zombie else self._process(process)
+                Process(**self._ids(process)) if process.zombie else self._process(process)
             )
         for problem in Kinship(self.processes).problems:
             self.context.refuse(problem.reason, problem.subject, problem.sentence)
@@ -228,13 +226,11 @@ class _Dump:
                 f"cannot checkpoint {self.target.container_id}", self.context.refusals
             )
 
-    def _zombie(self, process: LiveProcess) -> Process:
-        return Process(**self._ids(process), zombie=True, exit_status=process.stat.exit_code)
-
     def _ids(self, process: LiveProcess) -> dict[str, Any]:
         """What zombies have too."""
         pid, stat = process.pid, process.stat
         pgid, sid = self._inside(stat.pgrp, "NSpgid"), self._inside(stat.session, "NSsid")
+        ended = process.zombie or process.leader_exited
         return {
             "pid": self.context.ns_pids[pid],
             "ppid": self.context.ns_pids.get(process.parent, 0),
@@ -251,6 +247,10 @@ class _Dump:
                 else self.context.ns_pids[process.parent_tid]
             ),
             "namespaces": self.scopes.of(process.view).nested,
+            "zombie": process.zombie,
+            "leader_exited": process.leader_exited,
+            "exit_status": stat.exit_code if ended else 0,
+            "credentials": credentials(self.scopes, proc_task.status(pid), 0) if ended else None,
         }
 
     def _process(self, process: LiveProcess) -> Process:
@@ -266,8 +266,6 @@ class _Dump:
         own = self._directories(view)
         return Process(
             **self._ids(process),
-            zombie=False,
-            exit_status=0,
             stopped=self.context.frozen.group_stops.get(pid, 0),
             stop_reported=pid not in self.context.unreported_stops,
             mm_id=mm_id,
@@ -281,7 +279,7 @@ class _Dump:
             cwd_file_id=own.cwd_file_id,
             root_file_id=own.root_file_id,
             umask=own.umask,
-            personality=int(_read(f"/proc/{pid}/personality"), 16),
+            personality=int(_read(f"/proc/{view}/personality"), 16),
             dumpable=answers.dumpable,
             child_subreaper=answers.child_subreaper,
             thp_disabled=answers.thp_disabled,

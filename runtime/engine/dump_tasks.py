@@ -7,6 +7,7 @@ values) is asked for with one batch of system calls per thread.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import signal
@@ -81,7 +82,6 @@ SAVED = (
 )
 REFUSED = (
     ("nested-pid-namespace", "a process in a namespace of its own inside the container"),
-    ("leader-exited", "a process whose main thread ended before the others"),
     ("exec-session", "a live `exec` session"),
 )
 
@@ -184,6 +184,10 @@ def collect_tree(context: DumpContext, scopes: Scopes) -> list[LiveProcess]:
             process.zombie = False
             process.leader_exited = True
             process.tids = tids[1:]
+            alive = proc_task.stat(pid, tids[1])
+            process.stat = dataclasses.replace(
+                alive, exit_signal=stat.exit_signal, exit_code=stat.exit_code, comm=stat.comm
+            )
         found.append(process)
         _note_names(context, pid, stat.comm, tids)
         for tid in tids:
@@ -212,16 +216,6 @@ def _note_names(context: DumpContext, pid: int, comm: bytes, tids: list[int]) ->
 # Refusals that need no system call inside the task
 
 
-def check_process(context: DumpContext, process: LiveProcess) -> None:
-    """Note what cannot be saved about a process as a whole."""
-    if process.leader_exited:
-        context.refuse(
-            "leader-exited",
-            context.subject(process.pid),
-            "has threads although its main thread has exited",
-        )
-
-
 # One process with its threads
 
 
@@ -246,7 +240,7 @@ def _scratch(process: LiveProcess, leader: Tracee) -> Iterator[None]:
             saved = _look(leader)
             with _borrowed(leader, saved):
                 room = leader.scratch + ENTRY_OFFSET
-                process_vm.write(process.pid, room, process.sigtrap_action)
+                process_vm.write(leader.tid, room, process.sigtrap_action)
                 at = leader.syscall_instruction
                 leader.call_at(at, "rt_sigaction", signal.SIGTRAP, room, 0, 8)
                 # It vanishes under the call, which stops before the next instruction.
@@ -271,7 +265,7 @@ def _look(tracee: Tracee) -> _Saved:
     registers = tracee.registers()
     start = registers.rip - arch.CODE_BEFORE_CALL
     try:
-        code = process_vm.read(tracee.pid, start, arch.CODE_BEFORE_CALL)
+        code = process_vm.read(tracee.tid, start, arch.CODE_BEFORE_CALL)
     except OSError:
         code = b""  # nothing readable there
     return _Saved(
@@ -291,7 +285,7 @@ def find_syscall_instruction(process: LiveProcess) -> int:
         if mapping.start >= arch.TASK_SIZE or not mapping.protection & proc_maps.PROT_READ:
             continue
         length = min(mapping.end - mapping.start, 4 << 20)
-        found = process_vm.read(process.pid, mapping.start, length).find(arch.SYSCALL_INSTRUCTION)
+        found = process_vm.read(process.view, mapping.start, length).find(arch.SYSCALL_INSTRUCTION)
         if found >= 0:
             return mapping.start + found
     raise LookupError(f"process {process.pid} has no system-call instruction in readable code")

@@ -69,7 +69,7 @@ def dump_address_space(
     for mapping in process.mappings:
         if mapping.start >= arch.TASK_SIZE:  # [vsyscall], the same for everybody
             continue
-        vma = _vma(context, files, process.pid, mapping)
+        vma = _vma(context, files, process.view, mapping)
         if vma is not None:
             vmas.append(vma)
     stat = process.stat
@@ -88,8 +88,8 @@ def dump_address_space(
             env_start=stat.env_start,
             env_end=stat.env_end,
         ),
-        auxv=Path(f"/proc/{process.pid}/auxv").read_bytes(),
-        exe_file_id=files.add_executable(process.pid),
+        auxv=Path(f"/proc/{process.view}/auxv").read_bytes(),
+        exe_file_id=files.add_executable(process.view),
         vmas=tuple(vmas),
         locked_future=0 if process.answers is None else process.answers.locked_future,
     )

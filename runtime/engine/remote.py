@@ -288,7 +288,7 @@ class Tracee:
         """
         size = self._start(batch, base)
         self._run_to_trap()
-        back = process_vm.read(self.pid, self.scratch + ENTRY_OFFSET, size)
+        back = process_vm.read(self.tid, self.scratch + ENTRY_OFFSET, size)
         count = len(batch)
         results = struct.unpack(f"<{8 * count}q", back[: 64 * count])[7::8]
         failures = batch.failures(results)
@@ -302,7 +302,7 @@ class Tracee:
     def _start(self, batch: Batch, base: arch.Registers | None) -> int:
         """Let the task begin a batch; returns the bytes of it in the scratch area."""
         packed = batch.pack(self.scratch)
-        process_vm.write(self.pid, self.scratch + ENTRY_OFFSET, packed)
+        process_vm.write(self.tid, self.scratch + ENTRY_OFFSET, packed)
         base = base or self.registers()
         self.set_registers(
             base.for_batch(
@@ -335,12 +335,12 @@ class Tracee:
     def write_code(self) -> None:
         """Put the batch code at the start of the scratch area, and the healer behind it."""
         code = arch.BATCH_CODE.ljust(arch.HEALER_OFFSET, b"\0") + arch.healer_code(FRAME_OFFSET)
-        process_vm.write(self.pid, self.scratch, code)
+        process_vm.write(self.tid, self.scratch, code)
 
     def keep_state(self, registers: arch.Registers, xstate: bytes, mask: int) -> None:
         """Leave the task's own state in the scratch area, for the healer to go on with."""
         address = self.scratch + FRAME_OFFSET
-        process_vm.write(self.pid, address, arch.signal_frame(registers, xstate, mask, address))
+        process_vm.write(self.tid, address, arch.signal_frame(registers, xstate, mask, address))
 
     @property
     def healer(self) -> int:

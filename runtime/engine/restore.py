@@ -36,6 +36,7 @@ from runtime.engine.api import (
     no_progress,
 )
 from runtime.engine.attachments import attach_segments
+from runtime.engine.corpses import end_zombie
 from runtime.engine.cow import Inheritance, is_early
 from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
@@ -302,9 +303,9 @@ class Restore:
         files.tids |= {ns_pid: task.tid for ns_pid, task in tree.tasks.items()}
         for record in records:
             if not record.zombie:
-                task = tree.tasks[record.pid]
-                files.tracees[task.pid] = task
-                files.ns_pids[task.pid] = record.pid
+                task = tree.threads[record.pid][0]
+                files.tracees[task.tid] = task
+                files.ns_pids[task.tid] = record.pid
         self._places = list(self._find_places(tree))
         files.places = {place.ns_id: place for place in self._places}
         for kind, place, held_there in self._sandbox_state():
@@ -314,7 +315,11 @@ class Restore:
                 self._fill(TreeRestore(self._open_tmpfs(init.pid, held), self._inodes(held)))
         files.make_deleted(self._chunks_of)
         self._processes = [
-            RestoredProcess(record, tree.threads[record.pid])
+            RestoredProcess(
+                record,
+                tree.threads[record.pid],
+                tree.tasks[record.pid] if record.leader_exited else None,
+            )
             for record in records
             if not record.zombie
         ]
@@ -379,7 +384,7 @@ class Restore:
         for process in self._processes:
             for task, _ in tables_of(process):
                 files.tracees[task.tid] = task
-                files.ns_pids[task.tid] = task.ns_pid
+                files.ns_pids[task.tid] = process.record.pid
             files.tids |= {task.ns_pid: task.tid for task in process.tasks}
         self._kinds = {kind.record: kind for kind in load_kinds()}
         wanted = self._wanted_files()
@@ -511,7 +516,7 @@ class Restore:
             restore_threads.restore_limits(process)
         for record in records:
             if record.zombie:
-                end_task(tree.tasks[record.pid], record.exit_status)
+                end_zombie(tree.tasks[record.pid], record, self._channel)
         self._sharers = Counter(process.record.mm_id for process in self._processes)
         # A stop is reported to the parent, who must still be able to swallow that: children first.
         stopped = [process for process in reversed(self._processes) if process.record.stopped]
@@ -579,6 +584,7 @@ class Restore:
         for task in process.tasks:
             restore_threads.flush_signals(task)
         restore_threads.queue_signals(process)
+        restore_threads.end_leader(process)
 
     def _hand_over(self, process: RestoredProcess, hole: int) -> None:
         """From here on no batch can run in the process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from runtime.engine import signals
 from runtime.engine.arch import current as arch
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import ALL_BUT_TRAP, Batch
-from runtime.kernel import ptrace, sched
+from runtime.kernel import proc_task, ptrace, sched
 from runtime.kernel.capabilities import last_capability
 from runtime.kernel.prctl import (
     PR_CAP_AMBIENT,
@@ -43,6 +44,7 @@ SAVED = (
     ),
 )
 
+_POLL_S = 0.0005
 P_PID, WNOHANG, WSTOPPED = 1, 1, 2  # <sys/wait.h>
 SECBIT_NO_SETUID_FIXUP = 1 << 2  # include/uapi/linux/securebits.h
 _CAP_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
@@ -56,14 +58,21 @@ Translate = Callable[[str, int], int]
 
 @dataclass(slots=True)
 class RestoredProcess:
-    """A process being put back, with its tasks in the order of the record's threads."""
+    """A process being put back, with its tasks in the order of the record's threads.
+
+    Attributes:
+        record: From the image.
+        tasks: One for each of its threads.
+        exiting: The first thread of a process where that has ended before the others.
+    """
 
     record: Process
     tasks: list[NewTask]
+    exiting: NewTask | None = None
 
     @property
     def leader(self) -> NewTask:
-        """The task that acts for the process."""
+        """The task that acts for the process; its first thread, or the first that is left."""
         return self.tasks[0]
 
     @property
@@ -300,7 +309,8 @@ def queue_signals(process: RestoredProcess) -> None:
     for info in record.pending:
         batch.call("rt_sigqueueinfo", process.leader_ids[-1], _signal_of(info), info)
     if len(batch):
-        process.leader.do(batch)
+        # Only the first thread may send the process what seems to come from others.
+        (process.exiting or process.leader).do(batch)
     for task, thread in zip(process.tasks, record.threads, strict=True):
         batch = Batch()
         for info in thread.pending:
@@ -308,6 +318,21 @@ def queue_signals(process: RestoredProcess) -> None:
             batch.call("rt_tgsigqueueinfo", *own, _signal_of(info), info)
         if len(batch):
             task.do(batch)
+
+
+def end_leader(process: RestoredProcess) -> None:
+    """Let the first thread of a process end, which becomes a zombie that nobody can wait for."""
+    task, record = process.exiting, process.record
+    if task is None:
+        return
+    if record.credentials is not None:
+        restore_ids(task, record.credentials)
+    batch = Batch()
+    batch.call("prctl", PR_SET_NAME, record.comm + b"\0")
+    batch.call("exit", record.exit_status >> 8)
+    task.start(batch)
+    while proc_task.stat(task.pid, task.tid).state != "Z":
+        time.sleep(_POLL_S)
 
 
 def _signal_of(info: bytes) -> int:

@@ -18,6 +18,7 @@ What relatives share decides about the order too (`runtime.engine.kinship`), and
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
@@ -56,7 +57,7 @@ class ProcessTree:
 
     Attributes:
         tasks: The leader of each process by its pid inside.
-        threads: All tasks of each living process, the leader first.
+        threads: All tasks of each living process, the leader first unless it shall exit.
     """
 
     def __init__(
@@ -257,8 +258,10 @@ class ProcessTree:
             if thread.time_for_children:
                 # Threads are born with it; afterwards none could be sent there.
                 self._placement.aim_clocks(leader, thread.time_for_children)
-        for thread in process.threads[1:]:
+        for thread in process.threads[0 if process.leader_exited else 1 :]:
             tasks.append(self._make_thread(process, tasks, thread))
+        if process.leader_exited:
+            tasks.pop(0)
 
     def _make_thread(self, process: Process, tasks: list[NewTask], thread: Thread) -> NewTask:
         wanted = groups_of(thread, process)
@@ -384,15 +387,13 @@ class ProcessTree:
 
 
 def end_task(task: NewTask, status: int) -> None:
-    """Make a stub end with a wait status; it is a zombie of its parent afterwards.
-
-    The core-dump bit of a status cannot be brought back without dumping core.
-    """
+    """Make a stub end with a wait status; it is a zombie of its parent afterwards."""
     by_signal = status & 0x7F
     if by_signal:
         ptrace.set_sigmask(task.tid, 0)
         os.kill(task.tid, by_signal)
-        ptrace.resume(task.tid)
+        with contextlib.suppress(ProcessLookupError):  # SIGKILL does not wait for us
+            ptrace.resume(task.tid)
     else:
         batch = Batch()
         batch.call("exit_group", status >> 8)
@@ -402,4 +403,5 @@ def end_task(task: NewTask, status: int) -> None:
         assert stop is not None
         if stop.gone:
             return
-        ptrace.resume(task.tid, stop.signal if not stop.event else 0)
+        with contextlib.suppress(ProcessLookupError):
+            ptrace.resume(task.tid, stop.signal if not stop.event else 0)

@@ -46,7 +46,7 @@ def read_adjustments(
     if not _has_list(leader.tid) and not any(_has_list(thread.tid) for thread in others):
         return ()
     _refuse_sharing(context, leader, others)
-    scope = context.scopes["ipc", os.stat(f"/proc/{leader.pid}/ns/ipc").st_ino]
+    scope = context.scopes["ipc", os.stat(f"/proc/{leader.tid}/ns/ipc").st_ino]
     found = _search(leader, _semaphores(scope))
     if found and scope.external:
         subject = context.subject(leader.pid)

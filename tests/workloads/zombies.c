@@ -4,11 +4,13 @@
 
 int main(int argc, char **argv)
 {
-    pid_t exited, killed, crashed, quiet;
-    int status;
+    pid_t exited, killed, crashed, dumped, quiet;
+    int status, how;
     siginfo_t info;
     begin(argc, argv);
-    setrlimit(RLIMIT_CORE, &(struct rlimit){0, 0});
+    struct rlimit limit;
+    MUST(getrlimit(RLIMIT_CORE, &limit));
+    setrlimit(RLIMIT_CORE, &(struct rlimit){0, limit.rlim_max});
     if ((exited = (pid_t)MUST(fork())) == 0)
         _exit(77);
     if ((killed = (pid_t)MUST(fork())) == 0)
@@ -20,6 +22,14 @@ int main(int argc, char **argv)
         for (;;)
             pause();
     }
+    if ((dumped = (pid_t)MUST(fork())) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_CORE, &limit);
+        MUST(chdir(control));
+        raise(SIGQUIT);
+    }
+    MUST(waitid(P_PID, (id_t)dumped, &info, WEXITED | WNOWAIT));
+    how = info.si_code; /* whether it could dump core is the host's affair */
     if ((quiet = (pid_t)MUST(fork())) == 0)
         _exit(0);
     pid_t all[] = {exited, killed, crashed, quiet};
@@ -34,6 +44,8 @@ int main(int argc, char **argv)
     CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV, "crashed: %#x", status);
     CHECK(waitpid(exited, &status, 0) == exited, "exited");
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 77, "exited: %#x", status);
+    MUST(waitid(P_PID, (id_t)dumped, &info, WEXITED));
+    CHECK(info.si_code == how && info.si_status == SIGQUIT, "%d, not %d", info.si_code, how);
     CHECK(waitpid(quiet, &status, 0) == quiet && status == 0, "quiet: %#x", status);
     pass();
 }
