@@ -154,6 +154,9 @@ class Thread:
         time_for_children: Id of the time namespace that its children will be in; 0 for its own.
         directories: Those of a thread that does not share its leader's.
         table: That of a thread that does not share its leader's.
+        sleep_left_ns: What was left, at ``Host.monotonic_ns``, of the time of an interrupted call
+            that goes on as restart_syscall(2); may be negative. None for other calls, and where
+            it could not be found out.
     """
 
     tid: int
@@ -178,6 +181,7 @@ class Thread:
     time_for_children: int = 0
     directories: Directories | None = None
     table: Table | None = None
+    sleep_left_ns: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

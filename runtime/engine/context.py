@@ -28,6 +28,7 @@ class DumpContext:
         refusals: What cannot be saved; a dump that finds any goes no further.
         unreported_stops: Stopped processes (our pids) whose parent has not waited for the stop yet.
         scopes: The namespaces of its processes, by kind and inode.
+        clock_ns: Our CLOCK_MONOTONIC at the moment that the image calls ``Host.monotonic_ns``.
         mappings: The address space of each live process, by pid.
         live: The processes that are no zombies, once they are looked at.
         warnings: What is saved with a difference that the program might see.
@@ -43,6 +44,7 @@ class DumpContext:
     warnings: list[str] = field(default_factory=list)
     unreported_stops: set[int] = field(default_factory=set)
     scopes: dict[tuple[str, int], Scope] = field(default_factory=dict)
+    clock_ns: int = 0
     mappings: dict[int, list[Mapping]] = field(default_factory=dict)
     live: dict[int, LiveProcess] = field(default_factory=dict)
     _last_id: int = 0

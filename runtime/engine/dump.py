@@ -43,7 +43,7 @@ from runtime.engine.dump_tasks import (
 )
 from runtime.engine.files.kind import load_kinds
 from runtime.engine.files.table import FileTable, open_again
-from runtime.engine.freeze import Frozen, frozen
+from runtime.engine.freeze import Frozen, frozen, has_sleepers
 from runtime.engine.host_facts import describe_host
 from runtime.engine.kinship import Kinship
 from runtime.engine.mappings import dump_address_space
@@ -54,6 +54,7 @@ from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import proc_maps, proc_task
+from runtime.kernel.restart_block import restart_blocks
 from runtime.version import VERSION
 
 REFUSED = ()
@@ -113,6 +114,8 @@ def _freeze_and_look(held: contextlib.ExitStack, target: DumpTarget, report: Dum
     paused = target.cgroups.frozen  # then nothing goes on
     deadline = time.monotonic() + PASSING_TIMEOUT_S
     for attempt in itertools.count(1):
+        if has_sleepers(target.cgroups):
+            restart_blocks()  # now, for to load it takes a while
         began = time.monotonic_ns()
         with contextlib.ExitStack() as section:
             state = section.enter_context(frozen(target.cgroups, target.container_id))
@@ -175,6 +178,7 @@ class _Dump:
         """Make every record; raise with everything that cannot be saved."""
         tree = collect_tree(self.context, self.scopes)
         self.host = describe_host(self.target.init_pid, 0)
+        self.context.clock_ns = time.monotonic_ns()
         check_sandbox(self.context)
         living = [process for process in tree if not process.zombie]
         self._raise_refusals()
@@ -294,7 +298,7 @@ class _Dump:
                 for tid, thread in zip(process.tids, process.threads, strict=True)
             ),
             descriptors=self._table(view),
-            semaphore_undo=process.semaphore_undo,
+            semaphore_undo=process.semaphore_undo if self.sharing.is_first(UNDO, view) else (),
         )
 
     def _with_own(self, process: LiveProcess, tid: int, thread: Thread) -> Thread:

@@ -11,6 +11,7 @@ import dataclasses
 import logging
 import os
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -54,6 +55,7 @@ from runtime.kernel.prctl import (
     PR_GET_TID_ADDRESS,
     PR_GET_TIMERSLACK,
 )
+from runtime.kernel.restart_block import restart_blocks
 from runtime.kernel.robust_list import robust_list
 
 SAVED = (
@@ -154,10 +156,12 @@ class _Saved:
     Attributes:
         registers: For the task itself.
         elsewhere: For a task that goes on in its place, or that the healer has brought back.
+        sleep_end: When a relative sleep is to end: clock and nanoseconds.
     """
 
     registers: arch.Registers
     elsewhere: arch.Registers
+    sleep_end: tuple[int, int] | None
     sigmask: int
     pending: tuple[bytes, ...]
     shared_pending: tuple[bytes, ...]
@@ -268,9 +272,14 @@ def _look(tracee: Tracee) -> _Saved:
         code = process_vm.read(tracee.tid, start, arch.CODE_BEFORE_CALL)
     except OSError:
         code = b""  # nothing readable there
+    block = None
+    if registers.in_restartable and (blocks := restart_blocks()) is not None:
+        block = blocks.read(tracee.tid)
+    elsewhere = registers.with_original_call(code, tracee.wait_channel, block)
     return _Saved(
         registers=registers,
-        elsewhere=registers.with_original_call(code, tracee.wait_channel),
+        elsewhere=elsewhere,
+        sleep_end=elsewhere.end_of_sleep(block) if block else None,
         sigmask=ptrace.get_sigmask(tracee.tid),
         pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=False)),
         shared_pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=True)),
@@ -493,7 +502,16 @@ class _Questions:
             else own.nested,
             pid_for_children=own.pid_for_children,
             time_for_children=own.time_for_children,
+            sleep_left_ns=self._sleep_left(saved),
         )
+
+    def _sleep_left(self, saved: _Saved) -> int | None:
+        """What was left of a relative sleep at `DumpContext.clock_ns`."""
+        if saved.sleep_end is None:
+            return None
+        clock, end = saved.sleep_end
+        since = time.monotonic_ns() - self.context.clock_ns
+        return end - time.clock_gettime_ns(clock) + since
 
 
 def _altstack(data: bytes) -> tuple[int, int, int]:

@@ -213,13 +213,21 @@ def _try_to_freeze(cgroups: Freezer, container_id: str, *, was_frozen: bool) -> 
 
 
 def _wait_channels(cgroups: Freezer) -> dict[int, str]:
-    found = {}
+    return dict(_channels(cgroups))
+
+
+def _channels(cgroups: Freezer) -> Iterator[tuple[int, str]]:
     for pid in cgroups.pids():
         # Whoever ends meanwhile needs no hint.
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for tid in proc_task.threads(pid):
-                found[tid] = proc_task.wait_channel(pid, tid)
-    return found
+                yield tid, proc_task.wait_channel(pid, tid)
+
+
+def has_sleepers(cgroups: Freezer) -> bool:
+    """Whether some task seems to be in a call that goes on with the time that is left of it."""
+    words = ("nanosleep", "poll", "futex")
+    return any(word in channel for _, channel in _channels(cgroups) for word in words)
 
 
 def _release(cgroups: Freezer, state: Frozen, *, was_frozen: bool) -> None:

@@ -65,6 +65,12 @@ def clock_shift(host: Host) -> tuple[int, int]:
     )
 
 
+def clock_since(host: Host, pid: int) -> int:
+    """How far CLOCK_MONOTONIC of a restored init has come since the image was made, in ns."""
+    now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) + own_clock_offsets(pid)[0]
+    return max(now - host.monotonic_ns, 0)
+
+
 def compare_hosts(image: Host) -> list[Refusal]:
     """Every reason why this host cannot run what was saved on the image's."""
     refusals = []

@@ -31,6 +31,7 @@ from runtime.kernel.clone import (
     CLONE_THREAD,
     CLONE_VM,
 )
+from runtime.kernel.numbers import NR
 
 OPTIONS = (
     ptrace.PTRACE_O_TRACESYSGOOD
@@ -105,6 +106,24 @@ class NewTask(Tracee):
     def address(self, room: Out) -> int:
         """Where *room* of a batch will be in this task."""
         return self.scratch + DATA_OFFSET + room.offset
+
+    def interrupted_call(self, name: str, args: tuple[int, ...]) -> int:
+        """Begin a call that is interrupted at once; returns its result.
+
+        The kernel remembers what is left of a sleep for restart_syscall(2), and the result is
+        ``-ERESTART_RESTARTBLOCK`` then. Afterwards the task is stopped as after `settle`.
+        """
+        instruction = self.syscall_instruction
+        self.set_registers(self.registers().for_syscall(instruction, NR[name], args))
+        for leaving in (False, True):
+            if leaving:
+                ptrace.interrupt(self.tid)
+            ptrace.resume_to_syscall(self.tid)
+            while not self.wait().syscall:
+                ptrace.resume_to_syscall(self.tid)
+        result = self.registers().result
+        self.settle()
+        return result
 
     # Birth
 

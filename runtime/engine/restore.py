@@ -42,7 +42,7 @@ from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.host_facts import clock_shift, compare_hosts
+from runtime.engine.host_facts import clock_shift, clock_since, compare_hosts
 from runtime.engine.install_files import (
     close_channel,
     enter_directories,
@@ -588,15 +588,22 @@ class Restore:
 
     def _hand_over(self, process: RestoredProcess, hole: int) -> None:
         """From here on no batch can run in the process."""
+        assert self._files is not None
         restore_threads.restore_timers(process)
+        elapsed = clock_since(self._host, self._files.init.pid)
+        registers = [
+            restore_threads.resume_sleep(task, thread, elapsed)
+            for task, thread in zip(process.tasks, process.record.threads, strict=True)
+        ]
         self._sharers[process.record.mm_id] -= 1
         if not self._sharers[process.record.mm_id]:
             leader = process.leader
             # The instruction vanishes under the call, which stops before the next one is fetched.
             leader.call_at(leader.syscall_instruction, "munmap", hole, SCRATCH_SIZE)
             leader.settle()
-        for task, thread in zip(process.tasks, process.record.threads, strict=True):
-            restore_threads.restore_registers(task, thread)
+        threads = process.record.threads
+        for task, thread, where in zip(process.tasks, threads, registers, strict=True):
+            restore_threads.restore_registers(task, thread, where)
             if not process.record.stopped:
                 restore_threads.restore_sigmask(task, thread)
 

@@ -13,8 +13,9 @@ from formats.records.task import Credentials, PosixTimer, Process, Thread
 from runtime.engine import signals
 from runtime.engine.arch import current as arch
 from runtime.engine.new_task import NewTask
-from runtime.engine.remote import ALL_BUT_TRAP, Batch
-from runtime.kernel import proc_task, ptrace, sched
+from runtime.engine.remote import ALL_BUT_TRAP, DATA_OFFSET, Batch
+from runtime.errors import RestoreError
+from runtime.kernel import proc_task, process_vm, ptrace, sched
 from runtime.kernel.capabilities import last_capability
 from runtime.kernel.prctl import (
     PR_CAP_AMBIENT,
@@ -339,10 +340,36 @@ def _signal_of(info: bytes) -> int:
     return int.from_bytes(info[:4], "little")
 
 
-def restore_registers(task: NewTask, record: Thread) -> None:
+def resume_sleep(task: NewTask, record: Thread, elapsed_ns: int) -> arch.Registers:
+    """Give the kernel what is left of an interrupted sleep to remember; where the thread goes on.
+
+    Args:
+        task: With a scratch area, everything it needs for the call in place.
+        record: Of the thread.
+        elapsed_ns: How far the container's clock has come since the image was made.
+    """
+    registers = arch.Registers.unpack(record.registers)
+    if record.sleep_left_ns is None or not registers.in_restartable:
+        return registers.without_restart_block()
+    left = max(record.sleep_left_ns - elapsed_ns, 0)
+    room = task.scratch + DATA_OFFSET
+    try:
+        name, args, span = registers.rest_of_sleep(left, room)
+    except KeyError:
+        raise RestoreError(
+            f"thread {record.tid} sleeps in no call that does", reason="image-inconsistent"
+        ) from None
+    process_vm.write(task.pid, room, span)
+    result = task.interrupted_call(name, args)
+    if result == -arch.ERESTART_RESTARTBLOCK:
+        return registers
+    # Over by now: its time, or what it waited for.
+    return registers.with_result(result)
+
+
+def restore_registers(task: NewTask, record: Thread, registers: arch.Registers) -> None:
     """The last step: the thread is now where it was."""
     ptrace.set_regset(task.tid, arch.NT_X86_XSTATE, record.xstate)
-    registers = arch.Registers.unpack(record.registers).without_restart_block()
     task.set_registers(registers)
 
 

@@ -27,7 +27,7 @@ from runtime.kernel.visit import visiting
 
 REFUSED = (
     ("ipc-outside", "adjustments on exit of semaphores that are not the container's"),
-    ("shared-undo", "processes that share adjustments on exit, or threads that do not"),
+    ("own-undo", "threads that do not share the adjustments on exit of their process"),
 )
 LOWEST, HIGHEST = -SEMVMX - 1, SEMVMX  # of an adjustment, ipc/sem.c
 
@@ -63,16 +63,11 @@ def _has_list(tid: int) -> bool:
 
 
 def _refuse_sharing(context: DumpContext, leader: Tracee, others: Iterable[Tracee]) -> None:
-    """Refuse what a restore does not rebuild: it makes threads share a list, and only them."""
+    """Refuse what a restore does not rebuild: it makes threads share a list."""
     for thread in others:
         if _has_list(thread.tid) and kcmp.kcmp(leader.tid, thread.tid, kcmp.KCMP_SYSVSEM):
             subject = context.subject(leader.pid, f"thread {context.ns_pids.get(thread.tid)}")
-            context.refuse("shared-undo", subject, "has semaphore adjustments of its own")
-            return
-    for pid in context.frozen.pids:
-        if pid < leader.pid and not kcmp.kcmp(leader.tid, pid, kcmp.KCMP_SYSVSEM):
-            subject = context.subject(leader.pid)
-            context.refuse("shared-undo", subject, "shares semaphore adjustments with another")
+            context.refuse("own-undo", subject, "has semaphore adjustments of its own")
             return
 
 

@@ -37,9 +37,11 @@ from __future__ import annotations
 
 import re
 import struct
+import time
 from typing import NamedTuple
 
 from runtime.kernel.numbers import NR
+from runtime.kernel.restart_block import RestartBlock
 
 ELF_MACHINE = 62  # EM_X86_64, <elf.h>
 
@@ -175,7 +177,14 @@ class Registers(NamedTuple):
             return self.restarted()
         return self
 
-    def with_original_call(self, code: bytes, wait_channel: str) -> Registers:
+    @property
+    def in_restartable(self) -> bool:
+        """Whether a call was interrupted that goes on with what is left of its time."""
+        return self.in_syscall is not None and self.result == -ERESTART_RESTARTBLOCK
+
+    def with_original_call(
+        self, code: bytes, wait_channel: str, block: RestartBlock | None
+    ) -> Registers:
         """These registers with the number of the call that restart_syscall(2) stands for.
 
         A call that was interrupted before goes on as restart_syscall, which only the task that
@@ -185,9 +194,12 @@ class Registers(NamedTuple):
         Args:
             code: The bytes before the instruction pointer.
             wait_channel: /proc/PID/wchan before the freeze.
+            block: What the kernel keeps of the call, where that can be read.
         """
-        if self.in_syscall != _RESTART_SYSCALL or self.result != -ERESTART_RESTARTBLOCK:
+        if self.in_syscall != _RESTART_SYSCALL or not self.in_restartable:
             return self
+        if block is not None:
+            return self._replace(orig_rax=NR[self._name_from(block)])
         loads = list(_LOAD_NUMBER.finditer(code))
         if loads:
             return self._replace(orig_rax=int.from_bytes(loads[-1][1], "little"))
@@ -196,10 +208,67 @@ class Registers(NamedTuple):
         if "poll" in wait_channel:
             return self._replace(orig_rax=NR["poll"])
         if "nanosleep" in wait_channel:
-            # The first argument of clock_nanosleep is a small number, of nanosleep an address.
-            name = "clock_nanosleep" if self.rdi < MMAP_MIN else "nanosleep"
-            return self._replace(orig_rax=NR[name])
+            return self._replace(orig_rax=NR[self._nanosleep])
         return self
+
+    @property
+    def _nanosleep(self) -> str:
+        # The first argument of clock_nanosleep is a small number, of nanosleep an address.
+        return "clock_nanosleep" if self.rdi < MMAP_MIN else "nanosleep"
+
+    def _name_from(self, block: RestartBlock) -> str:
+        """Which call it is that the kernel remembers; there are no others."""
+        if self._fits_futex(block):
+            return "futex"
+        return "poll" if self._fits_poll(block) else self._nanosleep
+
+    def _fits_futex(self, block: RestartBlock) -> bool:
+        address, value, _ = block.futex
+        return address == self.rdi >= MMAP_MIN and value == self.rdx & _U32
+
+    def _fits_poll(self, block: RestartBlock) -> bool:
+        address, count, _ = block.poll
+        return address == self.rdi >= MMAP_MIN and count == self.rsi & _U32
+
+    def end_of_sleep(self, block: RestartBlock) -> tuple[int, int] | None:
+        """When the interrupted call is to end: clock and nanoseconds; None for no relative end.
+
+        Args:
+            block: What the kernel keeps of it.
+        """
+        name = _NAMES.get(self.in_syscall or 0)
+        if name == "poll" and self._fits_poll(block):
+            end = block.poll[2]
+            return None if end is None else (time.CLOCK_MONOTONIC, end)
+        if name == "futex" and self._fits_futex(block) and self.rsi & _FUTEX_COMMAND == FUTEX_WAIT:
+            return (time.CLOCK_MONOTONIC, block.futex[2]) if self.r10 else None
+        if name in ("nanosleep", "clock_nanosleep"):
+            clock, end = block.nanosleep
+            if name == "clock_nanosleep" and self.rdi in _ALARM_CLOCKS:
+                clock = _ALARM_CLOCKS[self.rdi]
+            return (clock, end) if clock in _SLEEP_CLOCKS else None
+        return None
+
+    def rest_of_sleep(self, left_ns: int, room: int) -> tuple[str, tuple[int, ...], bytes]:
+        """The call that is left of the interrupted one: its name, its arguments, its time-out.
+
+        Args:
+            left_ns: Time left, at least 0.
+            room: Where the time-out, a ``struct timespec``, will be in the task.
+
+        Raises:
+            KeyError: The call is none that `end_of_sleep` knows.
+        """
+        span = struct.pack("<qq", *divmod(left_ns, 10**9))
+        name = _NAMES[self.in_syscall or 0]
+        if name == "nanosleep":
+            return name, (room, self.rsi), span
+        if name == "clock_nanosleep":
+            return name, (self.rdi, self.rsi, room, self.r10), span
+        if name == "futex":
+            return name, (self.rdi, self.rsi, self.rdx, room, self.r8, self.r9), span
+        milliseconds = min(-(-left_ns // 10**6), 2**31 - 1)
+        return name, (self.rdi, self.rsi, milliseconds), span
 
     def without_restart_block(self) -> Registers:
         """For a task without the kernel's memory of the call it was in.
@@ -207,7 +276,7 @@ class Registers(NamedTuple):
         ``ERESTART_RESTARTBLOCK`` would go on with the old task's remaining time, which only the
         old task has: the call is made anew instead, or, if it is not known, gives EINTR.
         """
-        if self.in_syscall is None or self.result != -ERESTART_RESTARTBLOCK:
+        if not self.in_restartable:
             return self
         if self.in_syscall == _RESTART_SYSCALL:
             return self.with_result(-EINTR)
@@ -238,6 +307,14 @@ _REGISTERS = struct.Struct("<27Q")
 EINTR = 4
 ERESTART_RESTARTBLOCK = 516  # include/linux/errno.h; never seen by programs
 _RESTARTS = frozenset({512, 513, 514})  # ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND
+
+_U32 = 2**32 - 1
+FUTEX_WAIT = 0  # include/uapi/linux/futex.h
+_FUTEX_COMMAND = 0x7F  # without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME
+_NAMES = {NR[name]: name for name in ("nanosleep", "clock_nanosleep", "poll", "futex")}
+# CLOCK_REALTIME_ALARM and CLOCK_BOOTTIME_ALARM, which the kernel remembers by another number
+_ALARM_CLOCKS = {8: time.CLOCK_REALTIME, 9: time.CLOCK_BOOTTIME}
+_SLEEP_CLOCKS = (time.CLOCK_REALTIME, time.CLOCK_MONOTONIC, time.CLOCK_BOOTTIME, time.CLOCK_TAI)
 
 # The calls that go on as restart_syscall(2), and how code loads their numbers: mov eax,imm32
 _RESTART_SYSCALL = NR["restart_syscall"]
