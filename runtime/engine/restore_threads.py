@@ -359,7 +359,7 @@ def resume_sleep(task: NewTask, record: Thread, elapsed_ns: int) -> arch.Registe
         raise RestoreError(
             f"thread {record.tid} sleeps in no call that does", reason="image-inconsistent"
         ) from None
-    process_vm.write(task.pid, room, span)
+    process_vm.write(task.tid, room, span)
     result = task.interrupted_call(name, args)
     if result == -arch.ERESTART_RESTARTBLOCK:
         return registers

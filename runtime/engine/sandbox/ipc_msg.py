@@ -119,7 +119,7 @@ def _send_large(task: Tracee, message: SysvMessage, packed: bytes) -> None:
     flags = MAP_PRIVATE | MAP_ANONYMOUS
     mapped = batch.call("mmap", 0, len(packed), PROT_READ | PROT_WRITE, flags, _NO_FD, 0)
     address = task.run(batch)[mapped]
-    process_vm.write(task.pid, address, packed)
+    process_vm.write(task.tid, address, packed)
     batch = Batch()
     batch.call("msgsnd", message.number, address, len(message.text), sysvipc.IPC_NOWAIT)
     batch.call("munmap", address, len(packed))
