@@ -42,18 +42,30 @@ _OPTIONS: tuple[tuple[int, int], ...] = (
 _ABSENT: set[tuple[int, int]] = set()  # (family, option) that this kernel does not have
 
 
-def read_options(sock: socket.socket) -> tuple[tuple[int, bytes], ...]:
-    """The options of a socket, by number."""
+def read_options(
+    sock: socket.socket, fresh: dict[int, bytes] | None = None
+) -> tuple[tuple[int, bytes], ...]:
+    """The options of a socket, by number.
+
+    Args:
+        sock: The socket.
+        fresh: Those of a new one of its kind; what has not changed is left out then, except for
+            the sizes of buffers, which differ from host to host.
+    """
     found = []
+    usual = fresh or {}
     family = int(sock.family)
     for option, size in _OPTIONS:
         if (family, option) in _ABSENT:
             continue
         try:
-            found.append((int(option), sock.getsockopt(socket.SOL_SOCKET, option, size)))
+            value = sock.getsockopt(socket.SOL_SOCKET, option, size)
         except OSError:
             # A kernel that lacks an option says so; there is nothing to restore then.
             _ABSENT.add((family, option))
+            continue
+        if usual.get(option) != value or option in _BUFFERS:
+            found.append((int(option), value))
     return tuple(found)
 
 

@@ -109,7 +109,7 @@ class UnixSockets(Kind):
                 queue=tuple(self._message(table, m) for m in table.made(_queue_key(info)) or ()),
                 shutdown=info.shutdown,
                 failed=gone and _has_failed(sock),
-                options=read_options(sock),
+                options=read_options(sock, _fresh_options(table, info.kind)),
                 mode=place.mode,
                 uid=place.uid,
                 gid=place.gid,
@@ -233,6 +233,8 @@ def _peek(table: FileTable, look: Look, info: UnixInfo) -> list[Peeked]:
                         look, "unix-error", "has an error that is not yet reported; try again"
                     )
                 return []
+            if not events & select.POLLIN:
+                return []
         return peek_queue(sock, info.kind, info.receive_queue)
 
 
@@ -247,6 +249,17 @@ def _has_failed(sock: socket.socket) -> bool:
 
 
 # Connections
+
+
+def _fresh_options(table: FileTable, kind: int) -> dict[int, bytes]:
+    def read() -> dict[int, bytes]:
+        with (
+            visiting(table.context.target.init_pid, "net"),
+            socket.socket(socket.AF_UNIX, kind) as plain,
+        ):
+            return dict(read_options(plain))
+
+    return table.once(("unix-options", kind), read)
 
 
 def _pending_clients(table: FileTable) -> set[int]:
@@ -276,14 +289,23 @@ def _holds_name(table: FileTable, info: UnixInfo) -> bool:
         return True
     if info.kind == socket.SOCK_DGRAM or info.state != TCP_ESTABLISHED:
         return True
-    same = [other for other in _infos(table).values() if other.name == info.name]
-    if any(other.state != TCP_ESTABLISHED for other in same):
+    first, others = table.once("unix-by-name", lambda: _by_name(table))[info.name]
+    if others or first != info.inode:
         return False
     held: bool = table.once(
         ("unix-held", info.kind, info.name),
         lambda: _is_taken(table.context.target.init_pid, info.kind, info.name),
     )
-    return held and min(other.inode for other in same) == info.inode
+    return held
+
+
+def _by_name(table: FileTable) -> dict[bytes, tuple[int, bool]]:
+    """For each name a connected socket with it, and whether there is one that is not connected."""
+    found: dict[bytes, tuple[int, bool]] = {}
+    for info in _infos(table).values():
+        first, others = found.get(info.name, (info.inode, False))
+        found[info.name] = (min(first, info.inode), others or info.state != TCP_ESTABLISHED)
+    return found
 
 
 def _is_taken(pid: int, kind: int, name: bytes) -> bool:

@@ -20,7 +20,12 @@ import struct
 
 from formats.records.unix import Link, UnixMessage, UnixSocket
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.socket_options import SO_SNDBUFFORCE, read_options, set_options
+from runtime.engine.files.socket_options import (
+    SO_BUF_LOCK,
+    SO_SNDBUFFORCE,
+    read_options,
+    set_options,
+)
 from runtime.engine.files.unix_make import Making
 from runtime.errors import RestoreError
 from runtime.kernel.aside import with_own_directories
@@ -306,9 +311,16 @@ class _Filling:
                 with socket.socket(fileno=self.making.plain(record.kind)) as plain:
                     fresh[record.kind] = dict(read_options(plain))
             with socket.socket(socket.AF_UNIX, record.kind, fileno=os.dup(fd)) as sock:
-                known = None if fd in enlarged else fresh[record.kind]
-                set_options(sock, record.options, known)
+                if fd in enlarged:
+                    set_options(sock, (*record.options, _unlocked(record)))
+                else:
+                    set_options(sock, record.options, fresh[record.kind])
                 if record.shutdown and not record.listening:
                     # A peer that is gone has shut both directions down already.
                     with contextlib.suppress(OSError):
                         sock.shutdown(record.shutdown - 1)
+
+
+def _unlocked(record: UnixSocket) -> tuple[int, bytes]:
+    """Whether the program itself had set the buffers' sizes, which filling has."""
+    return SO_BUF_LOCK, dict(record.options).get(SO_BUF_LOCK, bytes(4))
