@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from formats.records.codec import record
+from formats.records.files import Owner
 
 
 @record("namespace")
@@ -104,3 +105,23 @@ class LastPid:
 
     ns_id: int
     last_pid: int
+
+
+@record("file-namespace")
+@dataclass(frozen=True, slots=True)
+class NamespaceFile:
+    """A descriptor of a namespace.
+
+    Attributes:
+        file_id: Id.
+        ns_id: The namespace.
+        flags: open(2) flags.
+        path: Where it was opened, if that is a mount and not /proc.
+        owner: SIGIO's, or None.
+    """
+
+    file_id: int
+    ns_id: int
+    flags: int
+    path: str = ""
+    owner: Owner | None = None

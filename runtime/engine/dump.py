@@ -44,6 +44,7 @@ from runtime.engine.dump_tasks import (
 from runtime.engine.files.kind import load_kinds
 from runtime.engine.files.table import FileTable, open_again
 from runtime.engine.freeze import Frozen, frozen, has_sleepers
+from runtime.engine.held_namespaces import collect_held
 from runtime.engine.host_facts import describe_host
 from runtime.engine.kinship import Kinship
 from runtime.engine.mappings import dump_address_space
@@ -187,6 +188,7 @@ class _Dump:
             self.context.mappings[process.view] = process.mappings
             dump_process(self.context, process, self.scopes)
             self.context.live[process.view] = process
+        collect_held(self.context, self.scopes, [process.view for process in living])
         self._collect_sandbox()
         self.sharing = Sharing(self.context, living)
         self.files.collect(self.sharing.first(FILES))

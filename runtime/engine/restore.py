@@ -63,7 +63,7 @@ from runtime.engine.restore_memory import (
     map_address_space,
 )
 from runtime.engine.restore_threads import RestoredProcess
-from runtime.engine.restore_tree import ProcessTree, end_task
+from runtime.engine.restore_tree import INIT, ProcessTree, end_task
 from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
 from runtime.engine.terminal_restore import RestoredTerminals
 from runtime.engine.trees import TreeRestore, write_runs
@@ -366,6 +366,9 @@ class Restore:
             task = next(members, None)
             if task is not None:
                 yield Place(namespace.ns_id, namespace.kind, namespace.own, task)
+            elif (fd := self._namespaces.fd(namespace.ns_id)) is not None:
+                held = f"/proc/self/fd/{fd}"
+                yield Place(namespace.ns_id, namespace.kind, namespace.own, tree.tasks[INIT], held)
 
     def _sandbox_state(self) -> Iterator[tuple[SandboxKind, Place, list[Record]]]:
         """Every kind of state of every namespace that the image has records of."""

@@ -148,6 +148,11 @@ class Scopes:
             with _opened(namespaces.owner(fd)) as owner:
                 self._links[scope.ns_id][0] = self._by_fd("user", owner)
 
+    def hold(self, fd: int) -> Scope:
+        """Note a namespace that something else than a task holds."""
+        kind, inode = namespaces.kind_of(fd), os.fstat(fd).st_ino
+        return self._context.scopes.get((kind, inode)) or self._add(kind, inode, fd)
+
     def _by_fd(self, kind: str, fd: int) -> int:
         inode = os.fstat(fd).st_ino
         known = self._context.scopes.get((kind, inode))

@@ -35,6 +35,7 @@ NAMESPACE_FLAGS: Final = {
 # ioctls on namespace descriptors, include/uapi/linux/nsfs.h
 NS_GET_USERNS = 0xB701
 NS_GET_PARENT = 0xB702
+NS_GET_NSTYPE = 0xB703
 NS_GET_OWNER_UID = 0xB704
 
 _setns = libc.setns
@@ -139,6 +140,18 @@ def parent(fd: int) -> int:
     Source: man 2 NS_GET_PARENT.
     """
     return fcntl.ioctl(fd, NS_GET_PARENT)
+
+
+def kind_of(fd: int) -> str:
+    """The kind of the namespace *fd*, as in /proc/PID/ns.
+
+    Raises:
+        OSError: ENOTTY when it is no namespace.
+
+    Source: man 2 NS_GET_NSTYPE.
+    """
+    flag = fcntl.ioctl(fd, NS_GET_NSTYPE)
+    return next(kind for kind, known in NAMESPACE_FLAGS.items() if known == flag)
 
 
 def owner_uid(fd: int) -> int:

@@ -54,18 +54,21 @@ class Place:
         kind: As in /proc/PID/ns.
         own: Whether it is the sandbox's, and not one that a program has made.
         task: A task in it; stopped, ready for batches, with all privileges of its user namespace.
-            It may be a thread, whose process is elsewhere: go by its ``tid``.
+            It may be a thread, whose process is elsewhere: go by its ``tid``. The init where no
+            task is in it.
+        held: Where no task is in it: a path of ours to what holds it.
     """
 
     ns_id: int
     kind: str
     own: bool
     task: NewTask
+    held: str = ""
 
     @property
     def path(self) -> str:
         """A file of ours that stands for it."""
-        return f"/proc/{self.task.tid}/ns/{self.kind}"
+        return self.held or f"/proc/{self.task.tid}/ns/{self.kind}"
 
 
 class SandboxKind:

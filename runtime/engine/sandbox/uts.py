@@ -10,7 +10,7 @@ from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
 from runtime.kernel import namespaces
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SAVED = (("host name", "host and domain name of UTS namespaces"),)
 UNSET = "(none)"  # include/linux/uts.h, UTS_DOMAINNAME
@@ -24,7 +24,7 @@ class Uts(SandboxKind):
     records = (HostName,)
 
     def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[HostName]:
-        with visiting(scope.pid, "uts"):
+        with visiting_path(scope.path, "uts"):
             name, domain = namespaces.names()
         if scope.own and name == context.target.spec.get("hostname"):
             # The configuration's, which a restore may change (`wherry do` names it for the id).
@@ -35,7 +35,7 @@ class Uts(SandboxKind):
 
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[HostName]) -> None:
         for record in records:
-            with visiting(place.task.tid, "uts"):
+            with visiting_path(place.path, "uts"):
                 if record.hostname:
                     namespaces.sethostname(record.hostname)
                 if record.domainname:
