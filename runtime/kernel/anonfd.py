@@ -71,6 +71,11 @@ EPIOCSPARAMS = 0x40088A01
 EPIOCGPARAMS = 0x80088A02
 
 
+def pack_event(events: int, data: int) -> bytes:
+    """struct epoll_event, for a system call that somebody else makes."""
+    return _EPOLL_EVENT.pack(events, data)
+
+
 def epoll_add(epoll: int, fd: int, events: int, data: int) -> None:
     """Watch *fd*, epoll_ctl(2) EPOLL_CTL_ADD."""
     _epoll_ctl(epoll, EPOLL_CTL_ADD, fd, events, data)
@@ -82,7 +87,7 @@ def epoll_modify(epoll: int, fd: int, events: int, data: int) -> None:
 
 
 def _epoll_ctl(epoll: int, operation: int, fd: int, events: int, data: int) -> None:
-    event = ctypes.create_string_buffer(_EPOLL_EVENT.pack(events, data), _EPOLL_EVENT.size)
+    event = ctypes.create_string_buffer(pack_event(events, data), _EPOLL_EVENT.size)
     check(
         libc.epoll_ctl(epoll, operation, fd, event),
         f"epoll_ctl({epoll}, {operation}, {fd}, {events:#x})",

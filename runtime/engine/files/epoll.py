@@ -4,6 +4,9 @@ An item is an open file description together with the number it had when it was 
 may have been closed since, and may now stand for another file, as long as some descriptor keeps
 the description alive. So items are added by us, in a thread whose descriptor table we may fill as
 we like, and not by the processes.
+
+Signalfds are the exception: a set hears of signals of the process that has added the item, and of
+no other, signalfd(2). So a process that has both adds them.
 """
 
 from __future__ import annotations
@@ -13,19 +16,22 @@ import os
 import re
 import select
 
-from formats.records.files import Epoll, EpollItem
+from formats.records.files import Epoll, EpollItem, SignalFd
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
+from runtime.engine.remote import Batch, Tracee
 from runtime.errors import RestoreError
 from runtime.kernel import kcmp
 from runtime.kernel.anonfd import (
+    EPOLL_CTL_ADD,
     TAKEN_AT_ONCE,
     epoll_add,
     epoll_create,
     epoll_modify,
     epoll_params,
     epoll_take,
+    pack_event,
     set_epoll_params,
 )
 from runtime.kernel.aside import with_own_table
@@ -150,15 +156,19 @@ def _add_items(files: RestoredFiles, record: Epoll) -> None:
                 reason="image-inconsistent",
             )
 
+    adders = _adders(files, record)
+    heard = [item for item in record.items if item.file_id in adders]
+    plain = [item for item in record.items if item.file_id not in adders]
+
     def add() -> None:
         above = max(item.fd for item in record.items) + 1
         here = fcntl.fcntl(epoll, fcntl.F_DUPFD_CLOEXEC, above)
         targets = {
             file_id: fcntl.fcntl(files.fds[file_id], fcntl.F_DUPFD_CLOEXEC, above)
-            for file_id in {item.file_id for item in record.items}
+            for file_id in {item.file_id for item in plain}
         }
         # Those that have fired first, while nothing else in the set can have events.
-        for item in sorted(record.items, key=_has_fired, reverse=True):
+        for item in sorted(plain, key=_has_fired, reverse=True):
             os.dup2(targets[item.file_id], item.fd, inheritable=False)
             if _has_fired(item):
                 _add_fired(here, item)
@@ -166,6 +176,50 @@ def _add_items(files: RestoredFiles, record: Epoll) -> None:
                 epoll_add(here, item.fd, item.events, item.data)
 
     with_own_table(add)
+    for item in heard:
+        task, here, number = adders[item.file_id]
+        _add_inside(task, here, number, item)
+
+
+def _adders(files: RestoredFiles, record: Epoll) -> dict[int, tuple[Tracee, int, int]]:
+    """For each signalfd of a set: a task that has both, and their numbers there.
+
+    Who added it cannot be seen. In a set that fork has given to several processes it was most
+    likely the first; where nobody has both, nobody's signals can be heard any more.
+    """
+    signalfds = files.once("signalfds", lambda: {s.file_id for s in files.all_of(SignalFd)})
+    found: dict[int, tuple[Tracee, int, int]] = {}
+    for tid, table in files.tables.items():
+        numbers = {file_id: fd for fd, file_id in table.items()}
+        epoll = numbers.get(record.file_id)
+        if epoll is None:
+            continue
+        for item in record.items:
+            if item.file_id in signalfds and item.file_id in numbers:
+                place = files.tracees[tid], epoll, numbers[item.file_id]
+                found.setdefault(item.file_id, place)
+    return found
+
+
+def _add_inside(task: Tracee, epoll: int, number: int, item: EpollItem) -> None:
+    """Let a task add its descriptor *number* as if it were the item's number."""
+    batch = Batch()
+    flags = batch.call("fcntl", item.fd, fcntl.F_GETFD, may_fail=True)
+    before = task.run(batch)[flags]
+    batch = Batch()
+    aside = batch.call("dup", item.fd) if before >= 0 else None
+    # Above it, lest the copy take that very number.
+    copy = batch.call("fcntl", number, fcntl.F_DUPFD_CLOEXEC, item.fd + 1)
+    batch.call("dup3", copy, item.fd, os.O_CLOEXEC)
+    event = pack_event(item.events, item.data)
+    batch.call("epoll_ctl", epoll, EPOLL_CTL_ADD, item.fd, event)
+    if aside is None:
+        batch.call("close", item.fd)
+    else:
+        batch.call("dup3", aside, item.fd, os.O_CLOEXEC if before & fcntl.FD_CLOEXEC else 0)
+        batch.call("close", aside)
+    batch.call("close", copy)
+    task.run(batch)
 
 
 def _has_fired(item: EpollItem) -> bool:
