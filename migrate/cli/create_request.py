@@ -95,7 +95,8 @@ def request_from(
     Args:
         cid: The new container's id.
         options: As given on the command line.
-        console: A socket of the caller's own for the terminal, instead of ``--console-socket``.
+        console: A socket of the caller's own for the terminal, instead of ``--console-socket``;
+            used if the configuration wants a terminal.
         foreground: We stay until the end, so that a pid file does not mean a supervisor.
 
     Raises:
@@ -120,6 +121,8 @@ def request_from(
 
         spec = load_spec(bundle).raw
     with contextlib.ExitStack() as stack:
+        if console is not None and not wants_terminal(spec):
+            console = None
         if options.console_socket is not None:
             console = stack.enter_context(connected(options.console_socket)).fileno()
         check_console(spec, console)

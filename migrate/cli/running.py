@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from runtime.creation import CreateRequest
 
 RequestSource = Callable[[int | None], contextlib.AbstractContextManager["CreateRequest"]]
-"""Makes a request, given the console socket of a terminal relay or None."""
+"""Makes a request, given the console socket of a terminal relay or None; it need not use it."""
 
 
 def run_detached(root: Path, cid: str, options: CreateOptions) -> int:
@@ -27,7 +27,7 @@ def run_detached(root: Path, cid: str, options: CreateOptions) -> int:
 
 def run_in_foreground(root: Path, cid: str, options: CreateOptions, *, keep: bool = False) -> int:
     """Create, start, accompany and delete a container; returns the exit status."""
-    own_terminal = options.console_socket is None and _bundle_wants_terminal(options)
+    own_terminal = options.console_socket is None
 
     def make_request(console: int | None) -> contextlib.AbstractContextManager[CreateRequest]:
         return request_from(cid, options, console=console, foreground=True)
@@ -48,7 +48,7 @@ def accompany(
     Args:
         root: The state root.
         make_request: Describes the container.
-        own_terminal: Relay between our terminal and the one inside.
+        own_terminal: Relay between our terminal and the one inside, if the container gets one.
         keep: Leave the container when its program has ended.
         like_a_command: Let signals end the program that would end an ordinary command.
 
@@ -63,6 +63,8 @@ def accompany(
             relay = TerminalRelay()
             stack.callback(relay.close)
         with make_request(None if relay is None else relay.console) as request:
+            if request.console is None:
+                relay = None
             container = Container.create(root, request, meanwhile=_import_the_rest)
         from migrate.cli.foreground import ended_by, forwarded_signals
 
@@ -93,13 +95,3 @@ def _import_the_rest() -> None:
     """Load what is needed from now on; it costs nothing while the monitor makes the container."""
     import runtime.destruction
     import runtime.waiting  # noqa: F401
-
-
-def _bundle_wants_terminal(options: CreateOptions) -> bool:
-    from migrate.cli.create_request import wants_terminal
-
-    if options.restore is not None:
-        return False
-    from runtime.spec import load_spec
-
-    return wants_terminal(load_spec((options.bundle or Path.cwd()).absolute()).raw)

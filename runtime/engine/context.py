@@ -27,6 +27,7 @@ class DumpContext:
         depth: How many pid namespaces, from ours down, lie above the container's.
         refusals: What cannot be saved; a dump that finds any goes no further.
         unreported_stops: Stopped processes (our pids) whose parent has not waited for the stop yet.
+        inherited: (pid, descriptor) of those that exec passes on although their fdinfo denies it.
         scopes: The namespaces of its processes, by kind and inode.
         clock_ns: Our CLOCK_MONOTONIC at the moment that the image calls ``Host.monotonic_ns``.
         mappings: The address space of each live process, by pid.
@@ -43,6 +44,7 @@ class DumpContext:
     refusals: list[Refusal] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     unreported_stops: set[int] = field(default_factory=set)
+    inherited: set[tuple[int, int]] = field(default_factory=set)
     scopes: dict[tuple[str, int], Scope] = field(default_factory=dict)
     clock_ns: int = 0
     mappings: dict[int, list[Mapping]] = field(default_factory=dict)

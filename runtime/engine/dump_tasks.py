@@ -45,7 +45,7 @@ from runtime.engine.remote import (
 from runtime.engine.scopes import Scopes
 from runtime.engine.semaphore_undo import read_adjustments
 from runtime.errors import TaskVanishedError
-from runtime.kernel import proc_maps, proc_task, process_vm, ptrace, sched
+from runtime.kernel import proc_fdinfo, proc_maps, proc_task, process_vm, ptrace, sched
 from runtime.kernel.prctl import (
     PR_GET_CHILD_SUBREAPER,
     PR_GET_DUMPABLE,
@@ -95,6 +95,7 @@ SIGEV_THREAD_ID = 4
 SA_RESTORER = 0x04000000  # arch/x86/include/uapi/asm/signal.h
 P_PID = 1  # <sys/wait.h>
 MCL_FUTURE, MCL_ONFAULT = 2, 4  # include/uapi/asm-generic/mman.h
+F_GETFD, FD_CLOEXEC = 1, 1  # include/uapi/asm-generic/fcntl.h
 PEEK_STOPPED = 0x01000003  # WNOHANG | WSTOPPED | WNOWAIT
 
 
@@ -406,6 +407,13 @@ class _Questions:
                 inside = self.context.seen_by(child, self.pid)
                 self.batch.call("waitid", P_PID, inside, room, PEEK_STOPPED, 0)
                 self._stops.append((child, room))
+        # A slave that was opened through its master shows the close-on-exec flag which that was
+        # asked for, whatever became of it since (TIOCGPTPEER).
+        self._slaves = [
+            (fd, self.batch.call("fcntl", fd, F_GETFD))
+            for fd in proc_fdinfo.descriptors(self.pid)
+            if proc_fdinfo.readlink(self.pid, fd).startswith("/dev/pts/")
+        ]
         self._dumpable = self.batch.call("prctl", PR_GET_DUMPABLE)
         self._subreaper = self._prctl_out(PR_GET_CHILD_SUBREAPER, 4)
         self._brk = self.batch.call("brk", 0)
@@ -415,6 +423,9 @@ class _Questions:
 
     def process(self, answers: Answers) -> ProcessAnswers:
         """What the leader said about the process."""
+        for fd, flags in self._slaves:
+            if not answers[flags] & FD_CLOEXEC:
+                self.context.inherited.add((self.pid, fd))
         for child, room in self._stops:
             # waitid leaves si_pid zero when there is nothing to report.
             if any(answers.read(room)[16:20]):

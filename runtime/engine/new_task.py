@@ -45,6 +45,7 @@ OPTIONS = (
 THREAD_FLAGS = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM
 
 CHANNEL_FD = 1000  # where the sandbox leaves our socket in the init
+CONSOLE_FD = 1001  # and the slave of the container's terminal, if it has one
 FDS_PER_MESSAGE = 253  # SCM_MAX_FD, include/net/scm.h
 PARK_SIZE = 64 << 10  # for the vDSO while the address space is rebuilt
 

@@ -9,6 +9,7 @@ do so again at the end.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import socket
@@ -17,15 +18,14 @@ from collections.abc import Iterable, Mapping
 
 from formats.records.terminal import Terminal, TerminalEnd, TerminalLine
 from runtime.engine.files.mounts import open_inside
-from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.helpers import WALL, end_helper, make_helper
-from runtime.engine.new_task import NewTask
+from runtime.engine.new_task import CONSOLE_FD, NewTask
 from runtime.engine.restore_tree import end_task
 from runtime.engine.terminal_queue import STOPS, Ends, put, slave_of
 from runtime.errors import RestoreError
 from runtime.kernel import pidfd, tty
 from runtime.kernel.mount import AT_FDCWD
-from runtime.kernel.mountinfo import read_mounts
 from runtime.kernel.tty import Termios, Window
 
 log = logging.getLogger(__name__)
@@ -50,6 +50,7 @@ class RestoredTerminals:
         self._ends = files.all_of(TerminalEnd)
         self._held: dict[int, int] = {}  # a descriptor of ours for each terminal: the master
         self._made: dict[int, int] = {}  # and for each file record
+        self._console: int | None = None  # the slave of the new container's own terminal
 
     @staticmethod
     def of(files: RestoredFiles) -> RestoredTerminals:
@@ -72,6 +73,7 @@ class RestoredTerminals:
                 raise _inconsistent(f"file {end.file_id} is of no terminal")
         for terminal in self._terminals.values():
             _check(terminal)
+        self._console = self._take_from_init()
         self._open_masters()
         for terminal in self._terminals.values():
             self._make_one(terminal)
@@ -214,7 +216,8 @@ class RestoredTerminals:
                 return fd
             os.close(fd)
         if terminal.master == "console":
-            return self._open_console(terminal, end.flags)
+            # It has another number here.
+            return open_again(held, end.flags | os.O_NOCTTY)
         return tty.open_peer(held, end.flags)
 
     def _is_end_of(self, terminal: Terminal, fd: int) -> bool:
@@ -244,8 +247,14 @@ class RestoredTerminals:
     # The console
 
     def _take_console(self, terminal: Terminal) -> None:
-        slave = self._open_console(terminal, os.O_RDWR)
-        self._hold(terminal, slave)
+        slave = self._console
+        if slave is None:
+            raise RestoreError(
+                "the image's program has a console; the configuration gives the new container none "
+                "(process.terminal)",
+                reason="console-missing",
+            )
+        self._held[terminal.terminal_id] = slave
         tty.set_termios(slave, Termios.unpack(terminal.termios))
         if terminal.window[:2] != (0, 0):
             tty.set_window(slave, Window(*terminal.window))
@@ -260,17 +269,16 @@ class RestoredTerminals:
         os.fchown(slave, terminal.uid, terminal.gid)
         os.fchmod(slave, terminal.mode & 0o7777)
 
-    def _open_console(self, terminal: Terminal, flags: int) -> int:
-        """The slave of the new container's own console, whatever its number."""
-        for mount in read_mounts(self._init.pid):
-            if mount.point == "/dev/console" and mount.fstype == "devpts":
-                path = f"{terminal.devpts}{mount.root}"
-                return open_inside(self._files.root, path, flags | os.O_NOCTTY)
-        raise RestoreError(
-            "the image's program has a console; the configuration gives the new container none "
-            "(process.terminal)",
-            reason="console-missing",
-        )
+    def _take_from_init(self) -> int | None:
+        """The slave that the sandbox has left in its init, if it has made a terminal."""
+        try:
+            fd = self._files.take_from_init(CONSOLE_FD)
+        except OSError as exc:
+            if exc.errno == errno.EBADF:
+                return None
+            raise
+        self._files.close_later(fd)
+        return fd
 
     # Sessions
 

@@ -141,8 +141,10 @@ def open_peer(master: int, flags: int) -> int:
     Raises:
         OSError: EIO when the pseudo-terminal is locked.
     """
-    flags = flags & ~os.O_ASYNC | os.O_NOCTTY | os.O_CLOEXEC
-    return fcntl.ioctl(master, TIOCGPTPEER, flags)
+    # Given O_CLOEXEC, the open file would show it for ever, for each of its descriptors.
+    fd = fcntl.ioctl(master, TIOCGPTPEER, flags & ~(os.O_ASYNC | os.O_CLOEXEC) | os.O_NOCTTY)
+    os.set_inheritable(fd, False)
+    return fd
 
 
 # Settings

@@ -69,7 +69,7 @@ from runtime.sandbox.program import (
     find_program,
     reset_signals,
 )
-from runtime.sandbox.restore_stub import CHANNEL_FD, RestoreStub
+from runtime.sandbox.restore_stub import CHANNEL_FD, CONSOLE_FD, RestoreStub
 from runtime.sandbox.seccomp import SeccompFilter
 from runtime.sandbox.steps import step
 from runtime.sandbox.sysctl import write_sysctls
@@ -185,7 +185,7 @@ def _set_up(plan: InitPlan) -> Callable[[], None]:
         _close_down(plan, root_fd, mounter)
     _change_root(plan, root_fd)
     if plan.restore is not None:
-        return lambda: _become_stub(plan)
+        return lambda: _become_stub(plan, slave)
     if slave >= 0:
         terminal.take_terminal(slave)
     elif spec.process.user.uid != 0 or spec.linux.namespace("user") is not None:
@@ -243,7 +243,7 @@ def _attach_root(plan: InitPlan) -> int:
 
 def _open_terminal(plan: InitPlan, root_fd: int) -> int:
     process = plan.spec.process
-    if plan.restore is not None or not process.terminal:
+    if not process.terminal:
         return -1
     master, slave, name = terminal.open_terminal(root_fd, process)
     terminal.bind_console(root_fd, slave)
@@ -301,14 +301,22 @@ def _check_program(plan: InitPlan, root_fd: int) -> None:
         os.chdir("/")
 
 
-def _become_stub(plan: InitPlan) -> None:
-    """Wait for the engine, then become its program, with all our privileges and one descriptor."""
+def _become_stub(plan: InitPlan, slave: int) -> None:
+    """Wait for the engine, then become its program, with all our privileges.
+
+    Of our descriptors it keeps the engine's channel, and the terminal's slave, which would be hung
+    up if nobody had it open until the engine takes it.
+    """
     stub = plan.restore
     assert stub is not None
     plan.channel.expect("go")
     reset_signals()
     os.dup2(stub.channel_fd, CHANNEL_FD)
-    inherit_only(0, CHANNEL_FD)
+    if slave >= 0:
+        os.dup2(slave, CONSOLE_FD)
+        inherit_only(0, CHANNEL_FD, CONSOLE_FD)
+    else:
+        inherit_only(0, CHANNEL_FD)
     with step("execute the restore stub", reason="restore-stub"):
         os.execve(stub.elf_fd, ["wherry-restore"], {})
 

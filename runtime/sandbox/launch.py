@@ -152,8 +152,8 @@ def create_init(
         exec_fifo: FIFO that the init opens for writing when everything is there. It goes on, to the
             startContainer hooks and the program, as soon as anybody opens it for reading.
         restore: Execute this instead of the program, once ``go()`` is called. User, capabilities,
-            limits, terminal, working directory, seccomp and out-of-memory score are then left
-            to the engine.
+            limits, session, working directory, seccomp and out-of-memory score are then left to
+            the engine.
         hooks: Who runs the hooks, normally ``SpecHooks``.
         preserve_fds: How many descriptors from 3 on the program inherits.
         new_keyring: Give it a session keyring of its own, instead of ours.
@@ -166,7 +166,7 @@ def create_init(
         SpecError: Something of the configuration cannot be had here.
         HookError: A prestart, createRuntime or createContainer hook failed.
     """
-    if spec.process.terminal and restore is None and console is None:
+    if spec.process.terminal and console is None:
         raise invalid("process.terminal", "needs a console socket (--console-socket)")
     if restore is None and exec_fifo is None:
         raise ValueError("create_init: needs exec_fifo or restore")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 CHANNEL_FD = 1000  # where the stub finds its channel
+CONSOLE_FD = 1001  # and the slave of the container's terminal, if it has one
 
 
 class RestoreStub(NamedTuple):

@@ -63,7 +63,9 @@ def open_terminal(root_fd: int, process: Process) -> tuple[int, int, str]:
             raise ContainerError("/dev/pts/ptmx of the container is no terminal", reason="terminal")
         number = struct.unpack("i", fcntl.ioctl(master, TIOCGPTN, bytes(4)))[0]
         fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))
-        slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
+        # Given O_CLOEXEC, the open file would show it for ever, for each of its descriptors.
+        slave = fcntl.ioctl(master, TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY)
+        os.set_inheritable(slave, False)
         # The devpts option gid= has set the group; only the owner is missing
         os.fchown(slave, process.user.uid, -1)
         if process.console_size is not None and process.console_size != (0, 0):

@@ -18,6 +18,8 @@ int main(int argc, char **argv)
     int master = new_master(O_CLOEXEC), slave = open_slave(master, O_NONBLOCK);
     int again = open_slave(master, 0), copy = dup(slave);
     int peer = (int)MUST(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY));
+    int passed = (int)MUST(ioctl(master, TIOCGPTPEER, O_RDWR | O_NOCTTY | O_CLOEXEC));
+    MUST(fcntl(passed, F_SETFD, 0));
     int never = new_master(O_NONBLOCK), gone = new_master(0), locked, exclusive = new_master(0);
     close(gaps[0]);
     close(gaps[2]);
@@ -59,6 +61,8 @@ int main(int argc, char **argv)
     CHECK(fcntl(slave, F_GETFL) & O_NONBLOCK && fcntl(copy, F_GETFL) & O_NONBLOCK, "flags");
     CHECK(!(fcntl(again, F_GETFL) & O_NONBLOCK) && !(fcntl(peer, F_GETFL) & O_NONBLOCK), "flags");
     CHECK(fcntl(master, F_GETFD) & FD_CLOEXEC && fcntl(never, F_GETFL) & O_NONBLOCK, "flags");
+    CHECK(!(fcntl(passed, F_GETFD) & FD_CLOEXEC), "close-on-exec");
+    close(passed);
     WRITES(again, "from the slave\n");
     READS(master, "from the slave\n");
     WRITES(master, "from the master\n");

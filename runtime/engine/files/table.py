@@ -215,6 +215,7 @@ class FileTable:
         for file_id, group in self.looks.items():
             for look in group:
                 cloexec = bool(look.info.flags & os.O_CLOEXEC)
+                cloexec = cloexec and (look.pid, look.fd) not in self.context.inherited
                 found.setdefault(look.pid, []).append(Descriptor(look.fd, file_id, cloexec))
         return found
 

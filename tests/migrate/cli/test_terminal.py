@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
-import select
 import signal
 import socket
-import struct
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,33 +13,8 @@ import pytest
 
 from tests.support.bundles import make_bundle
 from tests.support.command import Wherry
+from tests.support.terminal import Terminal
 from tests.support.wait import wait_until
-
-
-class Terminal:
-    """A pseudo-terminal with somebody sitting at it."""
-
-    def __init__(self) -> None:
-        self.master, self.slave = os.openpty()
-        self.seen = b""
-
-    def type(self, text: str) -> None:
-        os.write(self.master, text.encode())
-
-    def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 20
-        while text.encode() not in self.seen:
-            left = deadline - time.monotonic()
-            ready, _, _ = select.select([self.master], [], [], max(left, 0))
-            assert ready, f"waited in vain for {text!r}, saw {self.seen!r}"
-            self.seen += os.read(self.master, 4096)
-
-    def resize(self, rows: int, columns: int) -> None:
-        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
-
-    def close(self) -> None:
-        os.close(self.master)
-        os.close(self.slave)
 
 
 @pytest.fixture
