@@ -122,7 +122,7 @@ def test_scripts_are_executable_and_parse(path: Path) -> None:
 def test_documents_name_only_what_exists(name: str) -> None:
     text = (ROOT / name).read_text()
     assert text.strip(), f"{name} is empty"
-    for script in re.findall(r"\bscripts/([a-z_]+)\b", text):
+    for script in re.findall(r"\bscripts/([a-z_-]+)\b", text):
         assert (ROOT / "scripts" / script).exists(), f"{name} names scripts/{script}"
     blocks = "\n".join(re.findall(r"^```\w*\n(.*?)^```", text, re.MULTILINE | re.DOTALL))
     calls = re.findall(r"^ *wherry .*", blocks, re.MULTILINE) + re.findall(
