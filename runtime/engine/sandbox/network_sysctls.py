@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -23,7 +24,7 @@ SAVED = (("network sysctls", "what can be written below `/proc/sys/net` of a net
 
 TOP = "/proc/sys/net"
 _NAME = re.compile(r"[\w.@:+-]+(/[^/\0]+)+")
-_MAX_SIZE = 1 << 16
+_USUAL_SIZE, _MAX_SIZE = 1 << 9, 1 << 16
 # Duplicate address detection would delay addresses that have been through it already.
 _LAST = re.compile(r"ipv6/conf/[^/]+/accept_dad")
 # Those that change others when they are written
@@ -45,15 +46,15 @@ class NetworkSysctls(SandboxKind):
         yield NetSysctl(scope.ns_id, values)
 
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetSysctl]) -> None:
-        with visiting_path(place.path, "net"):
+        with _settings(place) as top:
             for name, value in _in_order(records):
-                _write(name, "0" if _LAST.fullmatch(name) else value)
+                _write(top, name, "0" if _LAST.fullmatch(name) else value)
 
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[NetSysctl]) -> None:
-        with visiting_path(place.path, "net"):
+        with _settings(place) as top:
             for name, value in _in_order(records):
                 if _LAST.fullmatch(name):
-                    _write(name, value)
+                    _write(top, name, value)
 
 
 def _of_configuration(context: DumpContext) -> dict[str, str]:
@@ -84,7 +85,11 @@ def _read(path: str, dir_fd: int | None = None) -> str | None:
     except OSError:
         return None
     try:
-        return os.read(fd, _MAX_SIZE).decode().removesuffix("\n")
+        # The kernel allocates as much as is asked for, and few values are long.
+        content = os.read(fd, _USUAL_SIZE)
+        if len(content) == _USUAL_SIZE:
+            content = os.pread(fd, _MAX_SIZE, 0)
+        return content.decode().removesuffix("\n")
     except OSError:
         return None
     finally:
@@ -104,31 +109,35 @@ def _in_order(records: Sequence[NetSysctl]) -> list[tuple[str, str]]:
     return sorted((pair for record in records for pair in record.values), key=rank)
 
 
-def _write(name: str, value: str) -> None:
-    if not _NAME.fullmatch(name) or len(value) > _MAX_SIZE:
+@contextlib.contextmanager
+def _settings(place: Place) -> Iterator[int]:
+    """Be in a namespace; a descriptor of the folder of its settings."""
+    with visiting_path(place.path, "net"):
+        top = os.open(TOP, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield top
+        finally:
+            os.close(top)
+
+
+def _write(top: int, name: str, value: str) -> None:
+    """Set a value, unless it is what it should be."""
+    if not _NAME.fullmatch(name) or ".." in name.split("/") or len(value) > _MAX_SIZE:
         raise RestoreError(f"{name!r} is no network sysctl", reason="image-inconsistent")
+    now = _read(name, top)
+    if now == value:
+        return
+    if now is None and not os.access(name, os.F_OK, dir_fd=top):
+        log.warning("this host has no %s/%s, which was %r", TOP, name, value)
+        return
     try:
-        _write_if_it_differs(name, value)
-    except OSError as exc:
-        raise RestoreError(
-            f"cannot set {TOP}/{name} to {value!r}: {os.strerror(exc.errno or 0)}",
-            reason="net-sysctl",
-        ) from exc
-
-
-def _write_if_it_differs(name: str, value: str) -> None:
-    top = os.open(TOP, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        now = _read(name, top)
-        if now == value:
-            return
-        if now is None and not os.access(name, os.F_OK, dir_fd=top):
-            log.warning("this host has no %s/%s, which was %r", TOP, name, value)
-            return
         fd = openat2(top, name, os.O_WRONLY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
         try:
             os.write(fd, value.encode())
         finally:
             os.close(fd)
-    finally:
-        os.close(top)
+    except OSError as exc:
+        raise RestoreError(
+            f"cannot set {TOP}/{name} to {value!r}: {os.strerror(exc.errno or 0)}",
+            reason="net-sysctl",
+        ) from exc
