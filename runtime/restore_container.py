@@ -125,7 +125,15 @@ class RestorePlan:
             with _stub_file() as elf_fd:
                 channel_fd = restore.make_channel()
                 try:
-                    init = create_init(RestoreStub(elf_fd, channel_fd, monotonic_ns, boottime_ns))
+                    init = create_init(
+                        RestoreStub(
+                            elf_fd,
+                            channel_fd,
+                            monotonic_ns,
+                            boottime_ns,
+                            before_hooks=restore.hold_network,
+                        )
+                    )
                 finally:
                     os.close(channel_fd)
                 try:

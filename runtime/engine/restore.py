@@ -42,6 +42,7 @@ from runtime.engine.files.flags import restore_flags
 from runtime.engine.files.kind import Kind, load_kinds
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.hold_peers import hold_peers
 from runtime.engine.host_facts import clock_shift, clock_since, compare_hosts
 from runtime.engine.install_files import (
     close_channel,
@@ -69,6 +70,7 @@ from runtime.engine.terminal_restore import RestoredTerminals
 from runtime.engine.trees import TreeRestore, write_runs
 from runtime.errors import RefusedError, RestoreError
 from runtime.kernel.mountinfo import read_mounts
+from runtime.kernel.nft import PacketLock
 from runtime.kernel.shmem import write_mapped
 
 log = logging.getLogger(__name__)
@@ -107,6 +109,7 @@ class Restore:
         self._processes: list[RestoredProcess] = []
         self._places: list[Place] = []
         self._channel: socket.socket | None = None
+        self._packet_lock: PacketLock | None = None
         self._at_end = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -123,6 +126,8 @@ class Restore:
             self._files = None
         if self._channel is not None:
             self._channel.close()
+        if self._packet_lock is not None:
+            self._packet_lock.remove()
         self._at_end.close()
 
     # Records
@@ -152,6 +157,17 @@ class Restore:
     def clock_offsets(self) -> tuple[int, int]:
         """Time-namespace offsets (monotonic, boottime) in nanoseconds for the new sandbox."""
         return clock_shift(self._host)
+
+    def hold_network(self, pid: int) -> None:
+        """Hold peers of saved connections off, who must not hear that nobody is here yet.
+
+        Args:
+            pid: A task in the new network namespace, before that is connected to anything.
+
+        Raises:
+            OSError: This kernel has no nf_tables.
+        """
+        self._packet_lock = hold_peers(self._records, self._options, pid)
 
     # Trees
 
@@ -285,6 +301,7 @@ class Restore:
             options=self._options,
             channel=self._channel,
         )
+        files.packet_lock = self._packet_lock
         inheritance = Inheritance(
             self._spaces,
             self._early_chunks,

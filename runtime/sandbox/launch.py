@@ -299,6 +299,8 @@ def _converse(plan: InitPlan, near: Channel, runner: Hooks, pid: int, bundle: Pa
     spec = plan.spec
     near.tell("placed")
     near.expect("mounted")
+    if plan.restore is not None:
+        plan.restore.before_hooks(pid)
     state = {
         "ociVersion": spec.oci_version,
         "id": plan.cid,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 CHANNEL_FD = 1000  # where the stub finds its channel
@@ -16,9 +17,12 @@ class RestoreStub(NamedTuple):
         channel_fd: Given to it as descriptor ``CHANNEL_FD``.
         monotonic_offset_ns: Added to the host's CLOCK_MONOTONIC in the new time namespace.
         boottime_offset_ns: The same for CLOCK_BOOTTIME.
+        before_hooks: Called with the init's pid when its namespaces stand, before any hook has
+            connected them with the outside.
     """
 
     elf_fd: int
     channel_fd: int
     monotonic_offset_ns: int = 0
     boottime_offset_ns: int = 0
+    before_hooks: Callable[[int], None] = lambda pid: None

@@ -12,7 +12,7 @@ import socket
 
 from formats.records.inet import InetSocket, NetworkLock
 from runtime.engine.files.datagram_restore import DatagramRestore
-from runtime.engine.files.inet_addresses import checked, closed, ends_of, new_socket, sockaddr
+from runtime.engine.files.inet_addresses import checked, closed, new_socket, sockaddr
 from runtime.engine.files.inet_options import OptionTable
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.tcp_restore import TcpRestore
@@ -20,7 +20,6 @@ from runtime.errors import RestoreError
 from runtime.kernel import nft, tcp_repair
 from runtime.kernel.inet_diag import TCP_LISTEN
 from runtime.kernel.inet_options import SO_BINDTODEVICE, SOL_SOCKET
-from runtime.kernel.nft import PacketLock
 from runtime.kernel.packets import PacketSource
 from runtime.kernel.visit import visiting
 
@@ -51,32 +50,19 @@ class InetRestore:
             stack.callback(self._close)
             packets = PacketSource()
             stack.callback(packets.close)
-            lock = self._lock(pid)
-            if lock is not None:
-                stack.callback(lock.remove)
             try:
-                self._make(packets, lock)
+                self._make(packets)
             except OSError as exc:
                 raise RestoreError(
                     f"cannot restore a socket: {exc}", reason="socket-restore"
                 ) from exc
-            for left in self._files.all_of(NetworkLock):
-                nft.remove_lock(pid, left.token)
             return {file_id: sock.detach() for file_id, sock in self._made.items()}
 
     def _close(self) -> None:
         for sock in self._made.values():
             sock.close()
 
-    def _lock(self, pid: int) -> PacketLock | None:
-        """Hold the peers outside off until the connections stand."""
-        outside = [ends_of(r) for r in self._records if r.tcp is not None and r.tcp.outside]
-        locks = self._files.all_of(NetworkLock)
-        if not outside or not locks:
-            return None
-        return PacketLock(pid, f"{locks[0].token}-restore", outside, owned=True)
-
-    def _make(self, packets: PacketSource, lock: PacketLock | None) -> None:
+    def _make(self, packets: PacketSource) -> None:
         options = OptionTable()
         streams = [r for r in self._records if r.kind == socket.SOCK_STREAM]
         tcp = TcpRestore(self._files, options, packets, streams, self._made)
@@ -93,8 +79,8 @@ class InetRestore:
             if record.state == TCP_LISTEN and not record.waiting:
                 self._made[record.file_id].listen(record.backlog)
         tcp.connect()
-        if lock is not None:
-            lock.remove()
+        if self._files.packet_lock is not None:
+            self._files.packet_lock.remove()
         for left in self._files.all_of(NetworkLock):
             nft.remove_lock(self._files.init.pid, left.token)
         tcp.go_on()

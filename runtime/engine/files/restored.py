@@ -17,6 +17,7 @@ from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
 from runtime.kernel import pidfd
+from runtime.kernel.nft import PacketLock
 from runtime.kernel.shmem import shared_anonymous
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class RestoredFiles:
         init: The container's init, to make what only a task inside can make.
         options: What the caller gives or allows.
         fds: Our descriptor for each file record.
+        packet_lock: Holds off the peers of connections until these stand.
         unix_senders: Our descriptors for the far ends of UNIX sockets while they are filled.
         tracees: Leader of each process by its pid as we see it.
         ns_pids: The pid inside of each of these.
@@ -75,6 +77,7 @@ class RestoredFiles:
         self.options = options
         self.channel = channel
         self.fds: dict[int, int] = {}
+        self.packet_lock: PacketLock | None = None
         self.unix_senders: dict[int, int] = {}
         self.places: dict[int, Place] = {}
         self.tun_queues: dict[tuple[int, str], int] = {}
