@@ -16,6 +16,8 @@ from runtime.errors import RestoreError
 from runtime.kernel.proc_maps import PROT_EXEC
 from runtime.kernel.sysvipc import SHM_EXEC, SHM_RDONLY
 
+_HUGEST = 1 << 30  # bytes of the largest huge page
+
 
 def attach_segments(task: NewTask, space: AddressSpace, files: RestoredFiles) -> None:
     """Attach every segment of an address space, after everything else has been mapped.
@@ -32,13 +34,19 @@ def attach_segments(task: NewTask, space: AddressSpace, files: RestoredFiles) ->
     batch = Batch()
     for pieces in _attachments(vmas):
         segment = files.record_of(SharedSegment, pieces[0].object_id)
-        size = files.record_of(SharedMemory, segment.object_id).size
-        size += -size % mmap.PAGESIZE
-        _attach(batch, segment.permissions.number, size, find_hole(taken, size), pieces)
+        memory = files.record_of(SharedMemory, segment.object_id)
+        size = memory.size + -memory.size % (memory.huge_page_size or mmap.PAGESIZE)
+        _attach(batch, segment.permissions.number, size, _free(taken, size), pieces)
         if batch.full:
             task.do(batch)
             batch = Batch()
     task.do(batch)
+
+
+def _free(taken: list[tuple[int, int]], size: int) -> int:
+    """A free place for a segment, at a multiple of any huge page's size."""
+    place = find_hole(taken, size + _HUGEST)
+    return place + -place % _HUGEST
 
 
 def _attachments(vmas: list[Vma]) -> Iterator[list[Vma]]:

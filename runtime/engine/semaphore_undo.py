@@ -23,7 +23,7 @@ from runtime.engine.remote import Batch, Result, Tracee
 from runtime.engine.sandbox.kind import Scope
 from runtime.kernel import kcmp, sysvipc
 from runtime.kernel.sysvipc import IPC_NOWAIT, SEM_UNDO, SEMBUF, SEMVMX
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 REFUSED = (
     ("ipc-outside", "adjustments on exit of semaphores that are not the container's"),
@@ -72,7 +72,7 @@ def _refuse_sharing(context: DumpContext, leader: Tracee, others: Iterable[Trace
 
 
 def _semaphores(scope: Scope) -> list[Semaphore]:
-    with visiting(scope.pid, "ipc"):
+    with visiting_path(scope.path, "ipc"):
         return [
             (row["semid"], index, value)
             for row in sysvipc.objects("sem")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 import struct
 from collections.abc import Iterator
@@ -28,6 +27,8 @@ IPC_STAT = 2
 SHM_RDONLY = 0o10000
 SHM_EXEC = 0o100000
 SHM_LOCK = 11
+SHM_HUGETLB = 0o4000
+SHM_HUGE_SHIFT = 26
 SHM_DEST = 0o1000
 SHM_LOCKED = 0o2000
 GETPID = 11
@@ -100,7 +101,7 @@ def packed_settings(uid: int, gid: int, mode: int, max_bytes: int = 0) -> bytes:
 # Shared memory
 
 
-def open_segment(number: int, size: int) -> int:
+def open_segment(number: int) -> int:
     """A read-write descriptor for the memory of a segment; shmat(2) and shmdt(2) on the way.
 
     The memory is a file without a name; /proc/self/map_files opens it while it is attached. The
@@ -114,11 +115,17 @@ def open_segment(number: int, size: int) -> int:
     if address is None or address == 2**64 - 1:
         error = ctypes.get_errno()
         raise OSError(error, f"shmat({number}): {os.strerror(error)}")
-    end = address + size + -size % mmap.PAGESIZE
     try:
-        return os.open(f"/proc/self/map_files/{address:x}-{end:x}", os.O_RDWR | os.O_CLOEXEC)
+        return os.open(f"/proc/self/map_files/{_mapping_at(address)}", os.O_RDWR | os.O_CLOEXEC)
     finally:
         check(libc.shmdt(address), f"shmdt({address:#x})")
+
+
+def _mapping_at(address: int) -> str:
+    """The name of our own mapping at *address* below map_files: ``start-end``."""
+    with open("/proc/self/maps") as file:
+        start = f"{address:x}-"
+        return next(line.split()[0] for line in file if line.startswith(start))
 
 
 # Semaphores

@@ -4,7 +4,7 @@
 #include <sys/shm.h>
 
 enum { PAGE = 4096, PAGES = 6, ODD = 3 * PAGE + 100 };
-static int whole, pieces, unattached, doomed, odd, locked, foreign;
+static int huge, whole, pieces, unattached, doomed, odd, locked, foreign;
 static char *own, *own_again, *reader, *left, *remapped, *dying, *odd_at;
 
 static struct shmid_ds info_of(int id)
@@ -62,6 +62,14 @@ int main(int argc, char **argv)
     foreign = make(IPC_PRIVATE, PAGE, 0600);
     int locks = shmctl(locked, SHM_LOCK, NULL) == 0; /* needs a privilege or a limit */
 
+    /* Only where the host has huge pages to spare. */
+    char *huge_at = NULL;
+    huge = shmget(IPC_PRIVATE, 1 << 20, IPC_CREAT | SHM_HUGETLB | 0600);
+    if (huge != -1) {
+        huge_at = attach(huge, NULL, 0);
+        fill(huge_at, 1 << 20, 9);
+    }
+
     own = attach(whole, NULL, 0);
     own_again = attach(whole, NULL, 0);
     reader = attach(whole, NULL, SHM_RDONLY);
@@ -98,6 +106,11 @@ int main(int argc, char **argv)
     }
     ready_then_go();
 
+    CHECK(!huge_at || filled(huge_at, 1 << 20, 9), "huge pages");
+    if (huge_at) {
+        MUST(shmdt(huge_at));
+        MUST(shmctl(huge, IPC_RMID, NULL));
+    }
     CHECK(shmget(0x57484552, 0, 0) == whole, "the key");
     CHECK(shmget(-77, 0, 0) == unattached, "the negative key");
     struct shmid_ds info = info_of(whole);

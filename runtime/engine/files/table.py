@@ -296,10 +296,7 @@ class FileTable:
         status = os.stat(path)
         key = (status.st_dev, status.st_ino)
         if key not in self.shared:
-            # statfs(2) of hugetlbfs tells the size of its pages; that of tmpfs is an ordinary page.
-            block = os.statvfs(path).f_bsize
-            huge = block if block > mmap.PAGESIZE else 0
-            shared = SharedMemory(self.context.new_id(), status.st_size, huge)
+            shared = SharedMemory(self.context.new_id(), status.st_size, huge_page_size(path))
             self.shared[key] = (shared, path)
         return self.shared[key][0].object_id
 
@@ -426,6 +423,13 @@ class FileTable:
         key = (look.stat.st_dev, look.stat.st_ino)
         record, magic = self.deleted[key]
         self.deleted[key] = (dataclasses.replace(record, unnamed_flags=look.flags), magic)
+
+
+def huge_page_size(path: str) -> int:
+    """Bytes of the pages of a file of hugetlbfs; 0 for other memory."""
+    # statfs(2) of hugetlbfs tells the size of its pages; that of tmpfs is an ordinary page.
+    block = os.statvfs(path).f_bsize
+    return block if block > mmap.PAGESIZE else 0
 
 
 def open_again(path: str) -> int:

@@ -16,7 +16,7 @@ from runtime.engine.sandbox.ipc_objects import actor, create, inside_pid, permis
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
 from runtime.errors import RestoreError
 from runtime.kernel import process_vm, sysvipc
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SAVED = (
     (
@@ -42,7 +42,7 @@ class SysvQueues(SandboxKind):
     def dump(
         self, context: DumpContext, files: FileTable, scope: Scope
     ) -> Iterable[SysvQueue | SysvMessage]:
-        with visiting(scope.pid, "ipc"):
+        with visiting_path(scope.path, "ipc"):
             for row in sysvipc.objects("msg"):
                 number = row["msqid"]
                 yield SysvQueue(
@@ -78,7 +78,7 @@ class SysvQueues(SandboxKind):
         number = queue.permissions.number
         needed = max(queue.max_bytes, sum(len(message.text) for message in messages), 1)
         largest = max((len(message.text) for message in messages), default=1)
-        with visiting(place.task.tid, "ipc"):
+        with visiting_path(place.path, "ipc"):
             # A queue gets its room from the parameter; to raise it later takes a privilege that
             # we may lack. `ipc_settings` sets the parameters to what they were.
             for path, least in ((_ROOM, needed), (_LARGEST, largest)):

@@ -13,7 +13,7 @@ from runtime.engine.sandbox.kind import Place, Scope
 from runtime.errors import RestoreError
 from runtime.kernel import sysvipc
 from runtime.kernel.prctl import PR_SET_SECUREBITS
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 REFUSED = (
     ("ipc-id", "an id of a System V object that the new container cannot have"),
@@ -40,6 +40,8 @@ def permissions(scope: Scope, row: dict[str, int], id_column: str) -> IpcPermiss
 
 def _id_map(pid: int, which: str) -> list[tuple[int, int, int]]:
     """(first inside, first outside, count) of a task's user namespace, as ours sees it."""
+    if not pid:  # nobody is in the namespace
+        return [(0, 0, 2**32)]
     text = Path(f"/proc/{pid}/{which}_map").read_text()
     lines = ([int(word) for word in line.split()] for line in text.splitlines())
     return [(inside, outside, count) for inside, outside, count in lines]
@@ -75,18 +77,20 @@ def create(
     wanted: IpcPermissions,
     creator: int,
     size: tuple[int, ...] = (),
+    extra_flags: int = 0,
 ) -> None:
     """Make an object under its old id and key, with its creator, owner and mode.
 
     Args:
         kind: "shm", "sem" or "msg".
         size: What the kind's call takes between key and flags.
+        extra_flags: Flags of the kind.
 
     Raises:
         RestoreError: The id or the key is taken.
     """
     task = actor(files, place, creator)
-    with visiting(place.task.tid, "ipc"):
+    with visiting_path(place.path, "ipc"):
         sysvipc.choose_next_id(kind, wanted.number)
     batch = Batch()
     foreign = bool(wanted.creator_uid or wanted.creator_gid)
@@ -95,7 +99,7 @@ def create(
         batch.call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
         batch.call("setresgid", _SAME, wanted.creator_gid, _SAME)
         batch.call("setresuid", _SAME, wanted.creator_uid, _SAME)
-    flags = sysvipc.IPC_CREAT | sysvipc.IPC_EXCL | wanted.mode
+    flags = sysvipc.IPC_CREAT | sysvipc.IPC_EXCL | wanted.mode | extra_flags
     made = batch.call(f"{kind}get", wanted.key, *size, flags, may_fail=True)
     if foreign:
         batch.call("setresuid", _SAME, 0, _SAME)

@@ -15,7 +15,7 @@ from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
 from runtime.engine.semaphore_undo import operations_for
 from runtime.errors import RestoreError
 from runtime.kernel import sysvipc
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SAVED = (
     (
@@ -34,7 +34,7 @@ class SemaphoreSets(SandboxKind):
     records = (SemaphoreSet,)
 
     def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[SemaphoreSet]:
-        with visiting(scope.pid, "ipc"):
+        with visiting_path(scope.path, "ipc"):
             for row in sysvipc.objects("sem"):
                 number, count = row["semid"], row["nsems"]
                 pids = sysvipc.semaphore_pids(number, count)

@@ -12,7 +12,7 @@ from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
 from runtime.errors import RestoreError
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SAVED = (("IPC parameters", "kernel.shm*, kernel.sem, kernel.msg* and fs.mqueue.* of namespaces"),)
 _NAMES = (
@@ -34,7 +34,7 @@ class Settings(SandboxKind):
 
     def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[IpcSettings]:
         values = {}
-        with visiting(scope.pid, "ipc"):
+        with visiting_path(scope.path, "ipc"):
             for name in _NAMES:
                 path = _path(name)
                 if path.exists():  # fs.mqueue is an option of the kernel
@@ -52,7 +52,7 @@ class Settings(SandboxKind):
                     raise RestoreError(
                         f"the image sets {name!r} to {value!r}", reason="image-inconsistent"
                     )
-            with visiting(place.task.tid, "ipc"):
+            with visiting_path(place.path, "ipc"):
                 for name, value in record.values.items():
                     path = _path(name)
                     # Without the rights over the parameter it can only stay what it is.

@@ -11,19 +11,19 @@ from formats.records.memory import AddressSpace, Backing, SharedMemory
 from formats.records.task import Process
 from runtime.engine.context import DumpContext
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import FileTable
+from runtime.engine.files.table import FileTable, huge_page_size
 from runtime.engine.remote import Batch
 from runtime.engine.sandbox.ipc_objects import create, inside_pid, permissions, set_owner
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
 from runtime.kernel import sysvipc
 from runtime.kernel.proc_maps import Mapping, is_segment
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SAVED = (
     (
         "System V shared memory",
         "segments under their ids and keys, content, owner, mode, creator, locked, marked for "
-        "destruction; attachments, whole and in pieces, read-only ones too",
+        "destruction, of huge pages; attachments, whole and in pieces, read-only ones too",
     ),
 )
 REFUSED = (
@@ -41,7 +41,7 @@ class SharedSegments(SandboxKind):
     records = (SharedSegment,)
 
     def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[SharedSegment]:
-        with visiting(scope.pid, "ipc"):
+        with visiting_path(scope.path, "ipc"):
             rows = sysvipc.objects("shm")
             if not rows:
                 return
@@ -70,10 +70,13 @@ class SharedSegments(SandboxKind):
                 )
                 continue
             else:
-                with visiting(scope.pid, "ipc"):
-                    path = files.keep_open(sysvipc.open_segment(number, row["size"]))
+                with visiting_path(scope.path, "ipc"):
+                    path = files.keep_open(sysvipc.open_segment(number))
             object_id = context.new_id()
-            files.shared[-scope.ns_id, number] = (SharedMemory(object_id, row["size"]), path)
+            files.shared[-scope.ns_id, number] = (
+                SharedMemory(object_id, row["size"], huge_page_size(path)),
+                path,
+            )
             files.segments[scope.inode, number] = object_id
             yield SharedSegment(
                 ns_id=scope.ns_id,
@@ -86,9 +89,14 @@ class SharedSegments(SandboxKind):
 
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[SharedSegment]) -> None:
         for record in records:
-            size = files.record_of(SharedMemory, record.object_id).size
-            create(files, place, "shm", record.permissions, record.creator, (size,))
-            files.makers[record.object_id] = partial(_open, files, place, record, size)
+            memory = files.record_of(SharedMemory, record.object_id)
+            flags = 0
+            if memory.huge_page_size:
+                bits = memory.huge_page_size.bit_length() - 1
+                flags = sysvipc.SHM_HUGETLB | bits << sysvipc.SHM_HUGE_SHIFT
+            size = (memory.size,)
+            create(files, place, "shm", record.permissions, record.creator, size, flags)
+            files.makers[record.object_id] = partial(_open, files, place, record)
 
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[SharedSegment]) -> None:
         batch = Batch()
@@ -117,7 +125,7 @@ def _attachments(context: DumpContext, scope: Scope) -> dict[int, list[tuple[int
     return found
 
 
-def _open(files: RestoredFiles, place: Place, record: SharedSegment, size: int) -> int:
+def _open(files: RestoredFiles, place: Place, record: SharedSegment) -> int:
     """Our descriptor for the memory of a segment: where it is attached by now, if anywhere."""
     spaces = {space.mm_id: space for space in files.all_of(AddressSpace)}
     mm_of = {process.pid: process.mm_id for process in files.all_of(Process)}
@@ -127,5 +135,5 @@ def _open(files: RestoredFiles, place: Place, record: SharedSegment, size: int) 
             if vma.backing is Backing.SEGMENT and vma.object_id == record.object_id:
                 path = f"/proc/{pid}/map_files/{vma.start:x}-{vma.end:x}"
                 return os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    with visiting(place.task.tid, "ipc"):
-        return sysvipc.open_segment(record.permissions.number, size)
+    with visiting_path(place.path, "ipc"):
+        return sysvipc.open_segment(record.permissions.number)
