@@ -15,6 +15,7 @@ class Backing(enum.StrEnum):
     FILE = "file"  # a file record
     SHARED = "shared"  # a shared-memory record
     SEGMENT = "segment"  # a System V segment: a shared-memory record that has an id
+    AIO = "aio"  # the ring of an asynchronous I/O context, which has a record of its own
     SOCKET = "socket"  # an open socket's record: the rings of a packet socket
     VDSO = "vdso"  # the kernel's code page and its data pages
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from formats.records.memory import AddressSpace, Backing, Layout, Vma
+from runtime.engine.aio import dump_ring, is_ring
 from runtime.engine.arch import current as arch
 from runtime.engine.context import DumpContext
 from runtime.engine.dump_tasks import LiveProcess
@@ -118,6 +119,9 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
         backing, object_id, offset = Backing.SOCKET, socket_id, mapping.offset
     elif _refused(context, pid, mapping):
         return None
+    elif is_ring(mapping):
+        backing = Backing.AIO
+        object_id = dump_ring(context, files, pid, mapping)
     elif _is_anonymous(mapping):
         flags |= MAP_ANONYMOUS
         name = mapping.path[6:-1] if mapping.path.startswith("[anon:") else ""

@@ -27,6 +27,7 @@ from formats.records.sandbox import Namespace, TimeNamespace, UserNamespace
 from formats.records.task import Directories, Process
 from formats.statefile import Chunk, ImageReader
 from runtime.engine import restore_threads
+from runtime.engine.aio import restore_rings
 from runtime.engine.api import (
     Freezer,
     Init,
@@ -460,6 +461,7 @@ class Restore:
         exe_fd = numbers[space.exe_file_id]
         map_address_space(process.leader, space, number_of, exe_fd, is_done=is_done)
         attach_segments(process.leader, space, files)
+        restore_rings(process.leader, space, files)
         for number in numbers.values():
             process.leader.call("close", number)
 

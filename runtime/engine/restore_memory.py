@@ -34,6 +34,7 @@ _MM_MAP = struct.Struct("<11QQII")
 MLOCK_ONFAULT = 1
 MADV_GUARD_INSTALL = 102  # include/uapi/asm-generic/mman-common.h
 SEALS_A_BATCH = 256
+_OTHERWISE = (Backing.VDSO, Backing.SEGMENT, Backing.AIO)  # mapped by others
 
 
 def common_hole(spaces: list[AddressSpace]) -> int:
@@ -64,7 +65,7 @@ def map_address_space(
     """
     batch = Batch()
     for vma in space.vmas:
-        if vma.backing not in (Backing.VDSO, Backing.SEGMENT) and not is_done(vma):
+        if vma.backing not in _OTHERWISE and not is_done(vma):
             fd = None if vma.backing is Backing.ANONYMOUS else number_of(vma)
             map_part(batch, vma, vma.start, vma.end, fd)
         if batch.full:
