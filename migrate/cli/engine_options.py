@@ -19,6 +19,7 @@ _FLAGS = (
     ("link_remap", "Save removed files that live on under another name."),
     ("shell_job", "Save terminals that came from outside; a restore gives its own."),
 )
+_LINKS = ("veth", "macvlan", "macvtap", "ipvlan", "ipvtap", "vlan")
 _ALSO = {"tcp_skip_in_flight": ("--skip-in-flight",)}
 
 
@@ -88,9 +89,11 @@ _RESTORE = (
     ),
     click.option(
         "--external",
-        metavar="mnt[KEY]:PATH",
+        metavar="THING[KEY]:NAME",
         multiple=True,
-        help="PATH of this host stands for the external mount KEY.",
+        help="What of this host stands for something external: mnt[KEY]:PATH for a mount, "
+        "veth[LINK]:NAME[@BRIDGE] for the other end of a pair of interfaces, macvlan[LINK]:NAME "
+        "for the interface that one was on.",
     ),
 )
 
@@ -105,8 +108,11 @@ def _inherited(text: str) -> tuple[str, int]:
 
 
 def _external(text: str) -> tuple[str, str]:
-    key, separator, path = text.partition("]:")
-    if not separator or not key.startswith("mnt[") or not path:
-        problem = f"{text!r} is not of the form mnt[KEY]:PATH"
+    thing, separator, value = text.partition("]:")
+    kind, bracket, key = thing.partition("[")
+    if not separator or not bracket or kind not in ("mnt", *_LINKS) or not value:
+        problem = (
+            f"{text!r} is not of the form mnt[KEY]:PATH, veth[LINK]:NAME or macvlan[LINK]:NAME"
+        )
         raise click.BadParameter(problem, param_hint="--external")
-    return key.removeprefix("mnt["), path
+    return (f"{kind}[{key}]" if kind in _LINKS else key), value

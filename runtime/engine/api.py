@@ -81,7 +81,8 @@ class RestoreOptions:
         tcp_close: TCP connections to peers outside come back closed.
         shell_job: Terminals that came from outside become our standard streams' terminal.
         inherit_fds: Descriptors of ours that stand for external things, by their key.
-        external: Files or directories of this host that stand for external mounts, by key.
+        external: What of this host stands for external things: a file or directory by the key of
+            a mount; the name of an interface by ``veth[LINK]``, ``macvlan[LINK]`` and the like.
     """
 
     tcp_close: bool = False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from runtime.kernel.clone import (
@@ -161,3 +163,21 @@ def owner_uid(fd: int) -> int:
     """
     answer: bytes = fcntl.ioctl(fd, NS_GET_OWNER_UID, bytes(4))
     return int(struct.unpack("I", answer)[0])
+
+
+@contextlib.contextmanager
+def fresh_network_namespace() -> Iterator[int]:
+    """A descriptor of a new network namespace, which ends with it; we stay where we are."""
+    here = open_namespace("thread-self", "net")
+    try:
+        unshare(CLONE_NEWNET)
+        try:
+            there = open_namespace("thread-self", "net")
+        finally:
+            setns(here, CLONE_NEWNET)
+    finally:
+        os.close(here)
+    try:
+        yield there
+    finally:
+        os.close(there)

@@ -16,11 +16,12 @@ from formats.records.network import Link
 from runtime.engine.context import DumpContext
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
-from runtime.engine.sandbox import network_tun
+from runtime.engine.sandbox import network_outside, network_tun
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
 from runtime.engine.sandbox.network_ids import known_namespaces, place_of
 from runtime.errors import RestoreError
 from runtime.kernel import rtnetlink as rt
+from runtime.kernel.namespaces import fresh_network_namespace
 from runtime.kernel.netlink import (
     NETLINK_ROUTE,
     NLM_F_CREATE,
@@ -104,10 +105,19 @@ class NetworkLinks(SandboxKind):
             for link in rt.links(netlink):
                 if _refused(context, link):
                     continue
-                yield _dump_link(scope, link, known)
+                record = _dump_link(scope, link, known)
+                if record.external:
+                    context.warnings.append(
+                        f"network interface {link.name} leads outside of the container; a hook or "
+                        "--external must bring it into a new one"
+                    )
+                yield record
 
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[Link]) -> None:
         files.once("network links", lambda: _make_all(files))
+
+    def finish(self, files: RestoredFiles, place: Place, records: Sequence[Link]) -> None:
+        files.once("network links up", network_outside.of(files).bring_up)
 
 
 def _refused(context: DumpContext, link: rt.LinkInfo) -> bool:
@@ -162,6 +172,7 @@ class _Maker:
         self.records = files.all_of(Link)
         self.sockets: dict[int, Netlink] = {}
         self.made: dict[tuple[int, int], Link] = {}  # by namespace and index
+        self.outside = network_outside.of(files)
 
     def netlink(self, ns_id: int) -> Netlink:
         """Our socket in a namespace of the image."""
@@ -199,25 +210,37 @@ class _Maker:
                 self._set(record)
 
     def _is_there(self, record: Link) -> bool:
-        """Whether a fresh namespace, or a hook, has brought the link."""
+        """Whether a fresh namespace, or a hook, has brought the link, or an option has now."""
         present = {link.name: link for link in rt.links(self.netlink(record.ns_id))}
         link = present.get(record.name)
-        if link is None:
-            if record.external or not record.kind:
-                raise RestoreError(
-                    f"network interface {record.name} leads outside of the container; a hook must "
-                    "bring it into the new one",
-                    reason="net-link-missing",
-                )
-            return False
-        if link.index != record.index:
-            raise RestoreError(
-                f"network interface {record.name} has number {link.index} in the new container, "
-                f"not {record.index}",
-                reason="net-link-index",
-            )
+        try:
+            if link is None:
+                if not record.external and record.kind:
+                    return False
+                self.outside.make(self.files, record, _creation(record), _data_of(record))
+            elif link.index != record.index:
+                self._renumber(record, link)
+        except OSError as exc:
+            raise RestoreError(f"network interface {record.name}: {exc}") from exc
         self.made[record.ns_id, record.index] = record
         return True
+
+    def _renumber(self, record: Link, link: rt.LinkInfo) -> None:
+        """Give a link that a hook has brought its old number: by way of another namespace."""
+        with fresh_network_namespace() as elsewhere:
+            rt.set_link(
+                self.netlink(record.ns_id), link.index, ((rt.IFLA_NET_NS_FD, u32(elsewhere)),)
+            )
+            with ExitStack() as opened:
+                there = opened.enter_context(Netlink(NETLINK_ROUTE, f"/proc/self/fd/{elsewhere}"))
+                back = os.open(place_of(self.files, record.ns_id).path, os.O_RDONLY | os.O_CLOEXEC)
+                opened.callback(os.close, back)
+                moved = next(each for each in rt.links(there) if each.name == record.name)
+                given = (
+                    (rt.IFLA_NET_NS_FD, u32(back)),
+                    (rt.IFLA_NEW_IFINDEX, u32(record.index)),
+                )
+                rt.set_link(there, moved.index, given)
 
     def _can_make(self, record: Link, waiting: list[Link]) -> bool:
         lower = (record.lower_ns_id or record.ns_id, record.lower)

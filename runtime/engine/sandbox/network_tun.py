@@ -15,7 +15,6 @@ from runtime.kernel.netlink import NETLINK_ROUTE, Netlink, attributes, u32
 # include/uapi/linux/if_link.h
 IFLA_TUN_OWNER, IFLA_TUN_GROUP, IFLA_TUN_TYPE, IFLA_TUN_PI, IFLA_TUN_VNET_HDR = 1, 2, 3, 4, 5
 IFLA_TUN_PERSIST, IFLA_TUN_MULTI_QUEUE = 6, 7
-IFLA_NEW_IFINDEX = 49
 HOST_DEVICE = "/dev/net/tun"
 
 
@@ -79,7 +78,7 @@ def _move(files: RestoredFiles, record: Link, home: int) -> None:
     there = os.open(place_of(files, record.ns_id).path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         with Netlink(NETLINK_ROUTE, place_of(files, home).path) as netlink:
-            given = ((rt.IFLA_NET_NS_FD, u32(there)), (IFLA_NEW_IFINDEX, u32(record.index)))
+            given = ((rt.IFLA_NET_NS_FD, u32(there)), (rt.IFLA_NEW_IFINDEX, u32(record.index)))
             rt.set_link(netlink, record.index, given)
     finally:
         os.close(there)

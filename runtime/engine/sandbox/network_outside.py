@@ -1,0 +1,105 @@
+"""Interfaces whose other end or lower interface is the host's: made if an option says so."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+
+from formats.records.network import Link
+from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.sandbox.network_ids import place_of
+from runtime.errors import RestoreError
+from runtime.kernel import rtnetlink as rt
+from runtime.kernel.netlink import (
+    NETLINK_ROUTE,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Attributes,
+    Netlink,
+    pack_attributes,
+    text,
+    u32,
+)
+
+
+class OutsideLinks:
+    """Makes what the options of a restore name, and sets the host's ends up at the very end."""
+
+    def __init__(self) -> None:
+        self._waiting: list[str] = []
+
+    def make(self, files: RestoredFiles, record: Link, given: Attributes, data: Attributes) -> None:
+        """Make an interface of the container on, or together with, one of the host's.
+
+        Raises:
+            RestoreError: No option names one.
+            OSError: The kernel refused.
+        """
+        name = files.options.external.get(f"{record.kind}[{record.name}]")
+        if name is None:
+            raise RestoreError(
+                f"network interface {record.name} leads outside of the container; let a hook bring "
+                f"it into the new one, or name the host's with --external "
+                f"{record.kind or 'veth'}[{record.name}]:NAME",
+                reason="net-link-missing",
+            )
+        with ExitStack() as opened:
+            theirs = os.open(place_of(files, record.ns_id).path, os.O_RDONLY | os.O_CLOEXEC)
+            opened.callback(os.close, theirs)
+            ours = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            opened.callback(os.close, ours)
+            if record.kind == "veth":
+                inside = opened.enter_context(
+                    Netlink(NETLINK_ROUTE, place_of(files, record.ns_id).path)
+                )
+                self._make_pair(inside, record, given, name, ours)
+            else:
+                outside = opened.enter_context(Netlink(NETLINK_ROUTE))
+                attached = (
+                    *given,
+                    (rt.IFLA_LINK, u32(_index(outside, name))),
+                    (rt.IFLA_NET_NS_FD, u32(theirs)),
+                )
+                _add(outside, record.index, record.kind, attached, data)
+
+    def _make_pair(
+        self, inside: Netlink, record: Link, given: Attributes, where: str, ours: int
+    ) -> None:
+        name, _, bridge = where.partition("@")
+        peer = ((rt.IFLA_IFNAME, text(name)), (rt.IFLA_NET_NS_FD, u32(ours)))
+        head = rt.IFINFOMSG.pack(0, 0, 0, 0, 0)
+        data = ((rt.VETH_INFO_PEER, head + pack_attributes(peer)),)
+        _add(inside, record.index, record.kind, given, data)
+        self._waiting.append(name)
+        if bridge:
+            with Netlink(NETLINK_ROUTE) as outside:
+                master = ((rt.IFLA_MASTER, u32(_index(outside, bridge))),)
+                rt.set_link(outside, _index(outside, name), master)
+
+    def bring_up(self) -> None:
+        """Let the host talk to the container: everything in it that would answer is there now."""
+        with Netlink(NETLINK_ROUTE) as outside:
+            for name in self._waiting:
+                rt.set_link(outside, _index(outside, name), flags=rt.IFF_UP, change=rt.IFF_UP)
+        self._waiting = []
+
+
+def of(files: RestoredFiles) -> OutsideLinks:
+    """The one of a restore."""
+    return files.once("links outside", OutsideLinks)
+
+
+def _index(outside: Netlink, name: str) -> int:
+    link = next((link for link in rt.links(outside) if link.name == name), None)
+    if link is None:
+        raise RestoreError(f"this host has no network interface {name}", reason="net-link-missing")
+    return link.index
+
+
+def _add(netlink: Netlink, index: int, kind: str, given: Attributes, data: Attributes) -> None:
+    info: Attributes = ((rt.IFLA_INFO_KIND, text(kind)),)
+    if data:
+        info = (*info, (rt.IFLA_INFO_DATA, pack_attributes(data)))
+    body = rt.IFINFOMSG.pack(0, 0, index, 0, 0)
+    body += pack_attributes((*given, (rt.IFLA_LINKINFO, pack_attributes(info))))
+    netlink.ask(rt.RTM_NEWLINK, body, NLM_F_CREATE | NLM_F_EXCL)
