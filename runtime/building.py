@@ -58,6 +58,7 @@ class Builder:
         self.directory = directory
         self.init: InitProcess | None = None
         self.cgroups: Cgroups | None = None
+        self._mounts: list[list[str]] | None = None
         self._spec = spec
         self._request = request
 
@@ -95,7 +96,7 @@ class Builder:
         fifo = self.directory / EXEC_FIFO
 
         def make(stub: RestoreStub | None) -> InitProcess:
-            return create_init(
+            init = create_init(
                 self._spec,
                 cid=request.cid,
                 bundle=request.bundle,
@@ -108,6 +109,9 @@ class Builder:
                 preserve_fds=request.preserve_fds,
                 new_keyring=request.new_keyring,
             )
+            # Before a restore adds the mounts that the program had made itself
+            self._mounts = mount_points(init.pid)
+            return init
 
         if request.restore is None:
             os.mkfifo(fifo, 0o600)
@@ -141,7 +145,7 @@ class Builder:
         with update_metadata(self.directory) as metadata:
             metadata.init = ProcessRef.of(init.pid)
             metadata.status = Status.CREATED
-            metadata.mounts = mount_points(init.pid)
+            metadata.mounts = self._mounts
             metadata.stdio = [
                 None if self._request.console is not None else _identity(fd)
                 for fd in self._request.stdio

@@ -195,9 +195,7 @@ def dump_target(
             "stdio": metadata.stdio,
             "created": metadata.created,
         },
-        mounts=None
-        if metadata.mounts is None
-        else [(point, fstype) for point, fstype in metadata.mounts],
+        mounts=None if metadata.mounts is None else [tuple(entry) for entry in metadata.mounts],
         options=options or CheckpointOptions(),
         hold=hold or NetworkHold(),
     )

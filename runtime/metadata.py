@@ -91,7 +91,7 @@ class Metadata:
         cgroups_made: Whether they are certainly ours: planned ones may turn out to be another's.
         overlay: The overlay's four directories, when it has one.
         stdio: What its three standard descriptors were at creation, for checkpoint and restore.
-        mounts: (point, type) of every mount in the container when it was created.
+        mounts: Every mount in the container when it was made, as `mountinfo.mount_points` says.
         exec_sessions: What ``exec`` started, with exit statuses.
         sandbox_id: The container whose sandbox this one shares; its own id for a root container.
         frozen_restore: It was restored and waits for ``start``, frozen.

@@ -62,6 +62,10 @@ class RegularFile:
         write_hint: fcntl(2) F_SET_RW_HINT of its inode.
         opener: Process in the container that has to open it, for what each sees a file of its
             own; 0 for anybody.
+        mount_id: The `formats.records.mounts.MountPoint` it is on, where the path alone does not
+            tell; else 0.
+        inner: Then, its path relative to the top of that mount.
+        hidden: Then, whether something is mounted over it.
     """
 
     file_id: int
@@ -76,6 +80,9 @@ class RegularFile:
     device: int = 0
     write_hint: int = 0
     opener: int = 0
+    mount_id: int = 0
+    inner: str = ""
+    hidden: bool = False
 
 
 @record("deleted-file")
@@ -100,6 +107,10 @@ class DeletedFile:
         other_name: Path of another name that it still has, or empty; then that is the file.
         unnamed_flags: open(2) flags of the description that has made it without any name
             (O_TMPFILE), so that it may still be given one; else 0.
+        mount_id: The `formats.records.mounts.MountPoint` it was on, where the path alone does not
+            tell; else 0. Then ``inner`` and ``other_name`` are relative to the top of that.
+        inner: Where it was.
+        fs_id: For the top of a mount: the file system, in which ``inner`` is its path.
     """
 
     object_id: int
@@ -115,6 +126,9 @@ class DeletedFile:
     xattrs: tuple[tuple[str, bytes], ...] = ()
     other_name: str = ""
     unnamed_flags: int = 0
+    mount_id: int = 0
+    inner: str = ""
+    fs_id: int = 0
 
 
 @record("file-memfd")
@@ -162,6 +176,9 @@ class Pipe:
         uid: Owner of an unnamed pipe.
         gid: Group of an unnamed pipe.
         deleted_object_id: For a FIFO that lost its name: the `DeletedFile`, or 0.
+        mount_id: As of a `RegularFile`.
+        inner: As of a `RegularFile`.
+        hidden: As of a `RegularFile`.
     """
 
     pipe_id: int
@@ -172,6 +189,9 @@ class Pipe:
     uid: int = 0
     gid: int = 0
     deleted_object_id: int = 0
+    mount_id: int = 0
+    inner: str = ""
+    hidden: bool = False
 
 
 @record("file-pipe")
@@ -312,11 +332,16 @@ class Tree:
         tree_id: Id.
         kind: "overlay" (an upper directory) or "tmpfs".
         path: Mount point in the container.
+        fs_id: The file system, as `formats.records.mounts.MountPoint` names it; 0 for what is
+            mounted on ``path``.
+        root: Then, which of its directories the top is.
     """
 
     tree_id: int
     kind: str
     path: str
+    fs_id: int = 0
+    root: str = "/"
 
 
 @record("inode")

@@ -103,7 +103,8 @@ class DumpTarget:
         overlay_upper: Directory that holds what the container changed, or None.
         stdio: Identities of descriptors 0 to 2 as the container was given them; None for none.
         metadata: Stored in the image for the runtime's own use.
-        mounts: (point, type) of the mounts when the container was created; None if not known.
+        mounts: The mounts when the container was created, as `mountinfo.mount_points` gives them;
+            None if not known.
         options: What the caller allows.
         hold: Keeps connections to the outside until the container goes on or ends.
     """
@@ -115,7 +116,7 @@ class DumpTarget:
     overlay_upper: Path | None
     stdio: Sequence[StdioIdentity | None]
     metadata: dict[str, Any] = field(default_factory=dict)
-    mounts: Sequence[tuple[str, str]] | None = None
+    mounts: Sequence[tuple[str, ...]] | None = None
     options: CheckpointOptions = field(default_factory=CheckpointOptions)
     hold: NetworkHold = field(default_factory=NetworkHold)
 

@@ -322,14 +322,10 @@ class _Dump:
             fs_id=self.sharing.number(FS, tid),
             cwd=os.readlink(f"/proc/{tid}/cwd"),
             root=os.readlink(f"/proc/{tid}/root"),
-            # Among other mounts the task finds its directory by its name.
-            cwd_file_id=self.files.add_directory(tid, "cwd") if self._own_mounts(tid) else 0,
+            cwd_file_id=self.files.add_directory(tid, "cwd"),
             root_file_id=self._root(tid),
             umask=int(proc_task.status(tid).fields["Umask"], 8),
         )
-
-    def _own_mounts(self, tid: int) -> bool:
-        return self.context.scopes["mnt", os.stat(f"/proc/{tid}/ns/mnt").st_ino].own
 
     def _inside(self, number: int, key: str) -> tuple[int, ...]:
         """A group or session of our pid namespace in the container's and those below it.
@@ -355,6 +351,20 @@ class _Dump:
         if upper is not None:
             self.trees.append(scan_tree(self.context, "overlay", "/", str(upper)))
         seen = set()
+        if self.files.mounts.entries:
+            for tops in self.files.mounts.trees.values():
+                for tree in tops:
+                    self.trees.append(
+                        scan_tree(
+                            self.context,
+                            "tmpfs",
+                            tree.point,
+                            tree.path,
+                            fs_id=tree.fs_id,
+                            root=tree.root,
+                        )
+                    )
+            return
         for mount in self.files.mounts.mounts.values():
             writable_tmpfs = mount.fstype == "tmpfs" and "ro" not in mount.options.split(",")
             if not writable_tmpfs or mount.root != "/" or mount.device in seen:

@@ -54,6 +54,7 @@ from runtime.engine.install_files import (
     open_for_mapping,
     tables_of,
 )
+from runtime.engine.mounts.sources import open_root
 from runtime.engine.new_namespaces import NewNamespaces
 from runtime.engine.new_task import NewTask, adopt_init
 from runtime.engine.placement import Placement, taken_ids
@@ -330,7 +331,11 @@ class Restore:
             kind.restore(files, place, held_there)
         for held in self._all(Tree):
             if held.kind == "tmpfs":
-                self._fill(TreeRestore(self._open_tmpfs(init.pid, held), self._inodes(held)))
+                top = open_root(files, held) if held.fs_id else self._open_tmpfs(init.pid, held)
+                self._fill(TreeRestore(top, self._inodes(held)))
+        for kind in load_sandbox_kinds():
+            kind.arrange(files, [(p, r) for k, p, r in self._sandbox_state() if k is kind])
+        files.arranged = True
         files.make_deleted(self._chunks_of)
         self._processes = [
             RestoredProcess(

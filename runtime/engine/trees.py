@@ -44,7 +44,9 @@ class TreeDump:
                 yield inode, os.path.join(self.top, inode.path)
 
 
-def scan_tree(context: DumpContext, kind: str, path: str, top: str) -> TreeDump:
+def scan_tree(
+    context: DumpContext, kind: str, path: str, top: str, *, fs_id: int = 0, root: str = "/"
+) -> TreeDump:
     """List a tree; nothing below another mount is part of it.
 
     Args:
@@ -52,8 +54,11 @@ def scan_tree(context: DumpContext, kind: str, path: str, top: str) -> TreeDump:
         kind: "overlay" or "tmpfs".
         path: Mount point in the container.
         top: The directory as a path of ours.
+        fs_id: Of the file system, where the mount point alone does not tell.
+        root: Then, which directory of it *top* is.
     """
-    dump = TreeDump(Tree(tree_id=context.new_id(), kind=kind, path=path), top)
+    tree = Tree(tree_id=context.new_id(), kind=kind, path=path, fs_id=fs_id, root=root)
+    dump = TreeDump(tree, top)
     device = os.stat(top).st_dev
     links: dict[tuple[int, int], str] = {}
     pending = ["."]

@@ -48,6 +48,7 @@ MOVE_MOUNT_F_SYMLINKS = 0x01
 MOVE_MOUNT_F_EMPTY_PATH = 0x04
 MOVE_MOUNT_T_SYMLINKS = 0x10
 MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOVE_MOUNT_SET_GROUP = 0x100
 
 MOUNT_ATTR_RDONLY = 0x00000001
 MOUNT_ATTR_NOSUID = 0x00000002
@@ -67,6 +68,9 @@ FSCONFIG_SET_FLAG = 0
 FSCONFIG_SET_STRING = 1
 FSCONFIG_SET_FD = 5
 FSCONFIG_CMD_CREATE = 6
+FSCONFIG_CMD_RECONFIGURE = 7
+FSPICK_CLOEXEC = 1
+FSPICK_EMPTY_PATH = 8
 
 # include/uapi/linux/fcntl.h
 AT_FDCWD = -100
@@ -209,6 +213,30 @@ def move_mount(from_fd: int, to_fd: int, to_path: str | os.PathLike[str] = "") -
     )
 
 
+def set_group(from_fd: int, to_fd: int) -> None:
+    """Make a private mount share with others what another mount shares.
+
+    Args:
+        from_fd: Root of a mount that is shared, a slave, or both.
+        to_fd: Root of a private mount of the same file system that shows no more of it.
+
+    Raises:
+        OSError: EINVAL when they do not fit together.
+
+    Source: MOVE_MOUNT_SET_GROUP, man 2 move_mount (Linux 5.15).
+    """
+    empty = _c_string("")
+    syscall(
+        f"move_mount({from_fd} -> {to_fd}, MOVE_MOUNT_SET_GROUP)",
+        NR["move_mount"],
+        from_fd,
+        ctypes.addressof(empty),
+        to_fd,
+        ctypes.addressof(empty),
+        MOVE_MOUNT_SET_GROUP | MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH,
+    )
+
+
 def mount_setattr(
     fd: int,
     *,
@@ -251,6 +279,40 @@ def fsopen(fstype: str) -> int:
     """Open a configuration context of a file system type. Source: man 2 fsopen (Linux 5.2)."""
     raw = _c_string(fstype)
     return syscall(f"fsopen({fstype})", NR["fsopen"], ctypes.addressof(raw), FSOPEN_CLOEXEC)
+
+
+def fspick(fd: int) -> int:
+    """Open the configuration of the file system that is mounted at *fd*, to change it.
+
+    Source: man 2 fspick (Linux 5.2).
+    """
+    empty = _c_string("")
+    return syscall(
+        f"fspick({fd})",
+        NR["fspick"],
+        fd,
+        ctypes.addressof(empty),
+        FSPICK_CLOEXEC | FSPICK_EMPTY_PATH,
+    )
+
+
+def fsconfig_flag(fs_fd: int, key: str) -> None:
+    """Set an option that has no value. Source: man 2 fsconfig."""
+    raw_key = _c_string(key)
+    syscall(
+        f"fsconfig({key})",
+        NR["fsconfig"],
+        fs_fd,
+        FSCONFIG_SET_FLAG,
+        ctypes.addressof(raw_key),
+        0,
+        0,
+    )
+
+
+def fsconfig_reconfigure(fs_fd: int) -> None:
+    """Apply what was changed to the file system. Source: man 2 fsconfig."""
+    syscall("fsconfig(reconfigure)", NR["fsconfig"], fs_fd, FSCONFIG_CMD_RECONFIGURE, 0, 0, 0)
 
 
 def fsconfig_string(fs_fd: int, key: str, value: str | os.PathLike[str]) -> None:

@@ -23,6 +23,7 @@ class Mount:
         fstype: For instance "overlay".
         source: What was mounted.
         super_options: Of the file system.
+        propagation: The optional fields, such as "shared:3 master:1"; man 7 mount_namespaces.
     """
 
     mount_id: int
@@ -34,14 +35,33 @@ class Mount:
     fstype: str
     source: str
     super_options: str
+    propagation: str = ""
+
+    def group(self, kind: str) -> int:
+        """Number of the peer group ("shared") or of the one above ("master"); 0 for none."""
+        for word in self.propagation.split():
+            name, _, number = word.partition(":")
+            if name == kind:
+                return int(number)
+        return 0
+
+    @property
+    def unbindable(self) -> bool:
+        """Whether it cannot be the source of a bind mount."""
+        return "unbindable" in self.propagation.split()
 
 
 def read_mounts(pid: int) -> list[Mount]:
     """The mounts that a task sees, in the kernel's order."""
+    return parse_mounts(Path(f"/proc/{pid}/mountinfo").read_bytes())
+
+
+def parse_mounts(text: bytes) -> list[Mount]:
+    """The lines of a mountinfo file."""
     found = []
-    for line in Path(f"/proc/{pid}/mountinfo").read_bytes().splitlines():
+    for line in text.splitlines():
         head, _, tail = line.partition(b" - ")
-        mount_id, parent_id, device, root, point, options = head.split()[:6]
+        mount_id, parent_id, device, root, point, options, *optional = head.split()
         fstype, source, super_options = tail.split(b" ", 2)
         major, _, minor = device.partition(b":")
         found.append(
@@ -55,11 +75,18 @@ def read_mounts(pid: int) -> list[Mount]:
                 fstype=fstype.decode(),
                 source=unescape(source),
                 super_options=unescape(super_options),
+                propagation=b" ".join(optional).decode(),
             )
         )
     return found
 
 
 def mount_points(pid: int) -> list[list[str]]:
-    """What is mounted where, as [point, type] pairs: to see later whether that has changed."""
-    return [[mount.point, mount.fstype] for mount in read_mounts(pid)]
+    """What is mounted where, to see later whether that has changed.
+
+    Each is [point, type, options, propagation, options of the file system].
+    """
+    return [
+        [mount.point, mount.fstype, mount.options, mount.propagation, mount.super_options]
+        for mount in read_mounts(pid)
+    ]

@@ -11,7 +11,6 @@ import re
 
 from formats.records.files import RegularFile
 from runtime.engine.files.kind import Look
-from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import DELETED, FileTable
 from runtime.engine.helpers import end_helper, make_helper
@@ -33,7 +32,7 @@ def open_of_dead(files: RestoredFiles, record: RegularFile) -> int:
         raise RestoreError(f"{record.path} is of no process", reason="image-inconsistent")
     helper = make_helper(files, int(numbers[0]))
     try:
-        return open_inside(files.root, record.path, record.flags)
+        return files.open(record, record.flags)
     except OSError as exc:
         raise RestoreError(
             f"{record.path}: {os.strerror(exc.errno or 0)} when it was opened again",

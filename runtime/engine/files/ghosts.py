@@ -103,45 +103,48 @@ class Handles:
         self.unnamed.clear()
 
 
-def make_ghosts(root: str, ghosts: Sequence[DeletedFile], made: Handles) -> None:
-    """Make every file, and take the names away again.
+def make_ghosts(
+    top: int, ghosts: Sequence[DeletedFile], made: Handles, undo: contextlib.ExitStack
+) -> None:
+    """Make every file, with its name for the moment.
 
     Args:
-        root: The container's root.
+        top: A descriptor of the container's root, or of the top of what the files' ``inner``
+            starts at.
         ghosts: What to make.
         made: Receives the descriptors, also before a failure.
+        undo: Takes the names away again when it closes.
 
     Raises:
         RestoreError: The kernel refused, or a path leads nowhere.
     """
-    with contextlib.ExitStack() as undo:  # last made, first removed: a directory after its files
-        placed: dict[str, int] = {}
-        for ghost in sorted(ghosts, key=lambda ghost: ghost.path.count("/")):
-            try:
-                handle = _make(root, ghost, placed, made, undo)
-            except OSError as exc:
-                raise RestoreError(
-                    f"{ghost.path}: {os.strerror(exc.errno or 0)} when the removed "
-                    "file was made again",
-                    reason="file-missing",
-                ) from exc
-            made.paths[ghost.object_id] = handle
-            if stat.S_ISDIR(ghost.mode):
-                placed[ghost.path] = handle
+    # What is made last goes first: a directory after its files.
+    placed: dict[str, int] = {}
+    for ghost in sorted(ghosts, key=lambda ghost: _name(ghost).count("/")):
+        try:
+            handle = _make(top, ghost, placed, made, undo)
+        except OSError as exc:
+            raise RestoreError(
+                f"{ghost.path}: {os.strerror(exc.errno or 0)} when the removed file was made again",
+                reason="file-missing",
+            ) from exc
+        made.paths[ghost.object_id] = handle
+        if stat.S_ISDIR(ghost.mode):
+            placed[_name(ghost)] = handle
 
 
 def _make(
-    root: str,
+    top: int,
     ghost: DeletedFile,
     placed: dict[str, int],
     made: Handles,
     undo: contextlib.ExitStack,
 ) -> int:
-    *parents, name = _parts(ghost.path)
-    directory = _parent(root, parents, placed, undo)
+    *parents, name = _parts(_name(ghost))
+    directory = _parent(top, parents, placed, undo)
     _keep_times(directory, undo)
     if ghost.other_name:
-        return _link(root, ghost, directory, name, undo)
+        return _link(top, ghost, directory, name, undo)
     if ghost.unnamed_flags and stat.S_ISREG(ghost.mode) and _make_unnamed(directory, ghost, made):
         fd = made.unnamed[ghost.object_id]
         return os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
@@ -155,6 +158,10 @@ def _make(
     return os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
 
+def _name(ghost: DeletedFile) -> str:
+    return f"/{ghost.inner}" if ghost.inner else ghost.path
+
+
 def _parts(path: str) -> list[str]:
     first, *parts = path.split("/")
     if first or any(part in ("", ".", "..") for part in parts):
@@ -163,10 +170,10 @@ def _parts(path: str) -> list[str]:
 
 
 def _parent(
-    root: str, parents: list[str], placed: dict[str, int], undo: contextlib.ExitStack
+    top: int, parents: list[str], placed: dict[str, int], undo: contextlib.ExitStack
 ) -> int:
     """Open the directory that held a file; what is missing of the way is made for the moment."""
-    fd = _held(os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC), undo)
+    fd = _held(os.dup(top), undo)
     path = ""
     for part in parents:
         path = f"{path}/{part}"
@@ -198,11 +205,13 @@ def _keep_times(directory: int, undo: contextlib.ExitStack) -> None:
 
 
 def _link(
-    root: str, ghost: DeletedFile, directory: int, name: str, undo: contextlib.ExitStack
+    top: int, ghost: DeletedFile, directory: int, name: str, undo: contextlib.ExitStack
 ) -> int:
     """The file by its other name, as if it had been opened by the lost one."""
     above, other = os.path.split(ghost.other_name)
-    source = _held(open_inside(root, above, os.O_PATH | os.O_DIRECTORY), undo)
+    source = _held(
+        open_inside(f"/proc/self/fd/{top}", above or ".", os.O_PATH | os.O_DIRECTORY), undo
+    )
     handle = os.open(other, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=source)
     for candidate in (name, f".wherry-{os.getpid()}-{ghost.object_id}"):
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,26 +20,38 @@ def find_inode(table: FileTable, device: int, inode: int) -> str | None:
     """
     wanted = (device, inode)
     for path in _likely(table):
-        if _inode(table, path) == wanted:
+        if _inode(table.root, path) == wanted:
             return path
+    found = (search(table.root, top, device, inode) for top in _tops(table, device))
+    return next((path for path in found if path is not None), None)
+
+
+def search(root: str, top: str, device: int, inode: int) -> str | None:
+    """A path below *top* whose device and inode are these, breadth first, or None.
+
+    Args:
+        root: Path of ours for the directory that paths start at.
+        top: Where to begin, as the result says it.
+        device: st_dev.
+        inode: st_ino.
+    """
     seen = 0
-    for top in _tops(table, device):
-        pending = [top]
-        while pending and seen < MAX_ENTRIES:
-            directory = pending.pop(0)
-            for entry in _entries(table.root + directory):
-                seen += 1
-                path = f"{directory.rstrip('/')}/{entry.name}"
-                if entry.inode() == inode and _inode(table, path) == wanted:
-                    return path
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(path)
+    pending = deque([top])
+    while pending and seen < MAX_ENTRIES:
+        directory = pending.popleft()
+        for entry in _entries(root + directory):
+            seen += 1
+            path = f"{directory.rstrip('/')}/{entry.name}"
+            if entry.inode() == inode and _inode(root, path) == (device, inode):
+                return path
+            if entry.is_dir(follow_symlinks=False):
+                pending.append(path)
     return None
 
 
-def _inode(table: FileTable, path: str) -> tuple[int, int] | None:
+def _inode(root: str, path: str) -> tuple[int, int] | None:
     try:
-        status = os.stat(table.root + path, follow_symlinks=False)
+        status = os.stat(root + path, follow_symlinks=False)
     except OSError:
         return None
     return status.st_dev, status.st_ino

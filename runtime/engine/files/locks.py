@@ -90,7 +90,7 @@ def _lease(table: FileTable, look: Look, mode: str, access: str) -> FileLock | N
 
 
 def _is_outside(table: FileTable, look: Look) -> bool:
-    mount = table.mounts.mounts.get(look.info.mount_id)
+    mount = table.mounts.get(look.info.mount_id)
     binds = {
         entry.get("destination", "").rstrip("/")
         for entry in table.context.target.spec.get("mounts") or []

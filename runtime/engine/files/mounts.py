@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 from runtime.kernel import proc_fdinfo
@@ -10,12 +12,70 @@ from runtime.kernel.mountinfo import Mount, read_mounts
 from runtime.kernel.openat2 import RESOLVE_IN_ROOT, openat2
 
 
+@dataclass(frozen=True, slots=True)
+class Mounted:
+    """A mount that the image has a record of.
+
+    Attributes:
+        number: Of the record.
+        mount: What the kernel says of it.
+        top: A descriptor of ours for its top with nothing mounted below; -1 for none.
+        root: A descriptor of ours for the root of its namespace.
+        is_given: Whether the sandbox has made it.
+    """
+
+    number: int
+    mount: Mount
+    top: int
+    root: int
+    is_given: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TreeTop:
+    """Where the content of a file system of memory is to be found.
+
+    Attributes:
+        fs_id: Of the file system.
+        root: What is seen there: an absolute path in the file system.
+        point: Where it is mounted, for people.
+        path: A path of ours that leads there.
+    """
+
+    fs_id: int
+    root: str
+    point: str
+    path: str
+
+
 class MountTable:
-    """The mounts of a container's init, and look-ups below its root."""
+    """The mounts of a container's init, and look-ups below its root.
+
+    Attributes:
+        mounts: What the init sees, by mount id.
+        entries: Mounts of namespaces that are not as the sandbox has made them, by mount id.
+        given: Device of each of the sandbox's own mounts that is left, by point, type and root.
+        trees: What to save of file systems of memory, by file system.
+    """
 
     def __init__(self, init_pid: int) -> None:
         self._root = f"/proc/{init_pid}/root"
         self.mounts = {mount.mount_id: mount for mount in read_mounts(init_pid)}
+        self.entries: dict[int, Mounted] = {}
+        self.given: dict[tuple[str, str, str], int] = {}
+        self.trees: dict[int, list[TreeTop]] = {}
+        self._file_systems: dict[int, int] = {}
+
+    def file_system(self, device: int, new_id: Callable[[], int]) -> int:
+        """The number in the image of the file system with this st_dev."""
+        if device not in self._file_systems:
+            self._file_systems[device] = new_id()
+        return self._file_systems[device]
+
+    def get(self, mount_id: int) -> Mount | None:
+        """A mount of the container, in whatever namespace."""
+        entry = self.entries.get(mount_id)
+        return self.mounts.get(mount_id) if entry is None else entry.mount
 
     @cached_property
     def root_id(self) -> int:
@@ -24,7 +84,7 @@ class MountTable:
 
     def holds(self, mount_id: int) -> bool:
         """Whether a mount is one of the container's."""
-        return mount_id in self.mounts
+        return mount_id in self.mounts or mount_id in self.entries
 
     def reaches(self, path: str, status: os.stat_result) -> bool:
         """Whether *path*, looked up inside the container, is the file of *status*."""
@@ -43,6 +103,43 @@ class MountTable:
             and below(mount, path).startswith("/sys/")
             for mount in self.mounts.values()
         )
+
+    def find(self, entry: Mounted, path: str, status: os.stat_result) -> tuple[str, bool] | None:
+        """Look a file up on the mount that it is on.
+
+        Args:
+            entry: The mount.
+            path: What the kernel calls the file.
+            status: stat(2) of it.
+
+        Returns:
+            Its path below the mount's top, and whether something is mounted over it; None when it
+            is not there.
+        """
+        inner = below_top(entry.mount, path)
+        is_parameter = entry.mount.fstype == "proc" and below(entry.mount, path).startswith("/sys/")
+        wanted = (status.st_dev, status.st_ino)
+        if entry.top >= 0 and not is_parameter:
+            try:
+                found = stat_inside(f"/proc/self/fd/{entry.top}", inner)
+            except OSError:
+                return None
+            if (found.st_dev, found.st_ino) != wanted:
+                return None
+        try:
+            seen = open_inside(f"/proc/self/fd/{entry.root}", path, os.O_PATH | os.O_NOFOLLOW)
+        except OSError:
+            return (inner, True) if entry.top >= 0 else None
+        try:
+            visible = mount_of(f"/proc/self/fd/{seen}") == entry.mount.mount_id
+        finally:
+            os.close(seen)
+        return (inner, not visible) if visible or entry.top >= 0 else None
+
+
+def below_top(mount: Mount, path: str) -> str:
+    """*path* relative to the top of *mount*; "." for the top itself."""
+    return path[len(mount.point.rstrip("/")) :].strip("/") or "."
 
 
 def below(mount: Mount, path: str) -> str:
@@ -84,8 +181,12 @@ def open_inside(root: str, path: str, flags: int, mode: int = 0) -> int:
     Raises:
         OSError: As openat2(2).
     """
-    top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    if path == "." and not flags & os.O_NOFOLLOW:
+        return os.open(root, flags | os.O_CLOEXEC, mode)  # which may be a mounted file
+    top = os.open(root, os.O_PATH | os.O_CLOEXEC)
     try:
+        if path == ".":
+            return os.dup(top)
         return openat2(
             top,
             path.lstrip("/") or ".",

@@ -50,7 +50,7 @@ class NamespaceFiles(Kind):
         )
 
     def restore(self, files: RestoredFiles, record: NamespaceFile) -> int:
-        wanted = os.open(_path(files, record), os.O_RDONLY | os.O_CLOEXEC)
+        wanted = os.open(path_of(files, record.ns_id), os.O_RDONLY | os.O_CLOEXEC)
         try:
             found = _mounted(files, record, wanted)
             return open_again(wanted, record.flags) if found is None else found
@@ -58,13 +58,14 @@ class NamespaceFiles(Kind):
             os.close(wanted)
 
 
-def _path(files: RestoredFiles, record: NamespaceFile) -> str:
-    if record.ns_id in files.places:
-        return files.places[record.ns_id].path
-    namespace = next((n for n in files.all_of(Namespace) if n.ns_id == record.ns_id), None)
+def path_of(files: RestoredFiles, ns_id: int) -> str:
+    """A file of ours that stands for a namespace of the image."""
+    if ns_id in files.places:
+        return files.places[ns_id].path
+    namespace = next((n for n in files.all_of(Namespace) if n.ns_id == ns_id), None)
     if namespace is None or not namespace.own:
         raise RestoreError(
-            f"the image names namespace {record.ns_id}, which it lacks",
+            f"the image names namespace {ns_id}, which it lacks",
             reason="image-inconsistent",
         )
     return f"/proc/{files.init.pid}/ns/{namespace.kind}"

@@ -11,9 +11,8 @@ import termios
 
 from formats.records.files import Pipe, PipeEnd
 from runtime.engine.files.kind import Kind, Look
-from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles, open_again
-from runtime.engine.files.table import FileTable
+from runtime.engine.files.table import FileTable, Located
 from runtime.errors import RestoreError
 from runtime.kernel.splice import tee
 
@@ -51,13 +50,12 @@ class Pipes(Kind):
         )
 
     def _dump_pipe(self, table: FileTable, look: Look, pipe_id: int) -> Pipe | None:
-        path, deleted = "", 0
+        found: Located | None = Located("")
         if not look.link.startswith("pipe:"):
             what = f"fd {look.fd} ({look.link})"
             found = table.locate(what, look.pid, look.link, look.proc_path, look.stat)
-            if found is None:
-                return None
-            path, deleted = found
+        if found is None:
+            return None
         if not _is_complete(table, look):
             table.refuse(look, "pipe-outside", "is a pipe whose other end is outside the container")
             return None
@@ -73,10 +71,13 @@ class Pipes(Kind):
             capacity=capacity,
             content=b"".join(parts),
             packets=tuple(map(len, parts)) if direct or len(parts) > 1 else (),
-            path=path,
+            path=found.path,
             uid=look.stat.st_uid,
             gid=look.stat.st_gid,
-            deleted_object_id=deleted,
+            deleted_object_id=found.deleted_object_id,
+            mount_id=found.mount_id,
+            inner=found.inner,
+            hidden=found.hidden,
         )
         table.records.append(pipe)
         return pipe
@@ -230,7 +231,7 @@ def _open_fifo(files: RestoredFiles, pipe: Pipe, flags: int) -> int:
     if pipe.deleted_object_id:
         place = files.open_deleted(pipe.deleted_object_id, os.O_PATH)
     else:
-        place = open_inside(files.root, pipe.path, os.O_PATH | os.O_NOFOLLOW)
+        place = files.open(pipe, os.O_PATH | os.O_NOFOLLOW)
     try:
         if not stat.S_ISFIFO(os.fstat(place).st_mode):
             raise RestoreError(f"{pipe.path} is not a FIFO any more", reason="file-changed")

@@ -10,9 +10,9 @@ from formats.records.files import RegularFile
 from runtime.engine.files.dead_processes import is_of_dead, open_of_dead
 from runtime.engine.files.kind import Kind, Look, kind_of
 from runtime.engine.files.locks import dump_locks, restore_locks
-from runtime.engine.files.mounts import below, open_inside
+from runtime.engine.files.mounts import below
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.table import DELETED, FileTable, Located
 from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
 from runtime.kernel.mount import AT_FDCWD
@@ -61,7 +61,7 @@ class Regular(Kind):
         )
 
     def dump(self, table: FileTable, look: Look, file_id: int) -> RegularFile | None:
-        mount = table.mounts.mounts.get(look.info.mount_id)
+        mount = table.mounts.get(look.info.mount_id)
         mode = look.stat.st_mode
         if stat.S_ISCHR(mode) and not look.flags & O_PATH:
             device = (os.major(look.stat.st_rdev), os.minor(look.stat.st_rdev))
@@ -71,18 +71,19 @@ class Regular(Kind):
                 return None
         kind = kind_of(mode, mount.fstype if mount else "")
         if mount is not None and mount.fstype == "proc" and is_of_dead(table, mount.point, look):
-            kind, path, deleted = "dead-process", look.link.removesuffix(DELETED), 0
+            kind, path = "dead-process", look.link.removesuffix(DELETED)
+            found = Located(path)
             if path.split("/")[mount.point.rstrip("/").count("/") + 1] in table.living:
                 table.refuse(look, "file-dead-process", "is of a process whose id has a new owner")
                 return None
         else:
-            found = table.locate(
-                f"fd {look.fd} ({look.link})", look.pid, look.link, look.proc_path, look.stat
-            )
-            if found is None:
+            what = f"fd {look.fd} ({look.link})"
+            located = table.locate(what, look.pid, look.link, look.proc_path, look.stat)
+            if located is None:
                 return None
-            path, deleted = found
-            if deleted and look.flags & O_UNNAMED:
+            found = located
+            path = found.path
+            if found.deleted_object_id and look.flags & O_UNNAMED:
                 table.mark_unnamed(look)
         path_only = bool(look.flags & O_PATH)
         opener = 0
@@ -95,11 +96,14 @@ class Regular(Kind):
             position=look.info.position,
             kind=kind,
             size=look.stat.st_size if stat.S_ISREG(mode) else -1,
-            deleted_object_id=deleted,
+            deleted_object_id=found.deleted_object_id,
             locks=() if path_only else dump_locks(table, file_id),
             owner=None if path_only else table.owner(look),
             device=look.stat.st_rdev,
             opener=opener,
+            mount_id=found.mount_id,
+            inner=found.inner,
+            hidden=found.hidden,
             write_hint=0 if path_only or kind != "file" else write_hint(look),
         )
 
@@ -120,7 +124,7 @@ class Regular(Kind):
             if record.opener:
                 fd = open_from_task(files, record)
             else:
-                fd = open_inside(files.root, record.path, record.flags)
+                fd = files.open(record, record.flags)
         except OSError as exc:
             raise RestoreError(
                 f"{record.path}: {os.strerror(exc.errno or 0)} when it was opened again",

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from formats.records.codec import Record
-from formats.records.files import DeletedFile, MemFd
+from formats.records.files import DeletedFile, MemFd, Pipe, RegularFile
 from formats.records.memory import SharedMemory
 from formats.records.task import Process
 from runtime.engine.api import RestoreOptions
 from runtime.engine.files.ghosts import Handles, fill_ghost, finish_ghost, make_ghosts
+from runtime.engine.files.mounts import open_inside
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
@@ -37,6 +39,20 @@ def open_again(fd: int, flags: int) -> int:
     return os.open(f"/proc/self/fd/{fd}", flags | os.O_CLOEXEC)
 
 
+class FileSystem(NamedTuple):
+    """A file system to mount from.
+
+    Attributes:
+        root: What the mount shows of it.
+        fd: Our descriptor for a mount of it that is attached nowhere.
+        pid: A task of the mount namespace in which that can be copied; 0 for any.
+    """
+
+    root: str
+    fd: int
+    pid: int
+
+
 class RestoredFiles:
     """Descriptors of ours for the files of a container that comes to life.
 
@@ -48,6 +64,10 @@ class RestoredFiles:
         fds: Our descriptor for each file record.
         packet_lock: Holds off the peers of connections until these stand.
         unix_senders: Our descriptors for the far ends of UNIX sockets while they are filled.
+        file_systems: By their numbers.
+        tops: Our descriptor for the top of each mount that the image has a record of.
+        arranged: Whether all mounts stand; before that only the sandbox's own can be used.
+        hidden: Our descriptors for files that something is mounted over, by mount and path there.
         tracees: Leader of each process by its pid as we see it.
         ns_pids: The pid inside of each of these.
         tids: Every task that exists, zombies-to-be included: our id for it by the one inside.
@@ -91,6 +111,10 @@ class RestoredFiles:
         self._once: dict[object, Any] = {}
         self._objects: dict[int, int] = {}
         self._ghosts = Handles()
+        self.file_systems: dict[int, FileSystem] = {}
+        self.tops: dict[int, int] = {}
+        self.arranged = False
+        self.hidden: dict[tuple[int, str], int] = {}
         self._close_later: list[int] = []
         self._init_pidfd = pidfd.open_pidfd(init.pid)
 
@@ -131,6 +155,11 @@ class RestoredFiles:
         """What `once` has made for *key*, or None."""
         return self._once.get(key)
 
+    def change_root(self, top: int) -> None:
+        """From now on the container's root is the directory *top*, a descriptor that we take."""
+        os.dup2(top, self._root_fd, inheritable=False)
+        os.close(top)
+
     # Contents
 
     def shared_memory(self, object_id: int, memfd: MemFd | None = None) -> int:
@@ -161,11 +190,44 @@ class RestoredFiles:
             chunks: Gives the chunks of these objects, which come next in the image.
         """
         ghosts = {ghost.object_id: ghost for ghost in self.all_of(DeletedFile)}
-        make_ghosts(self.root, list(ghosts.values()), self._ghosts)
+        left = [g for g in ghosts.values() if g.object_id not in self._ghosts.paths]
+        if any(ghost.mount_id or ghost.fs_id for ghost in left):
+            raise RestoreError(
+                "the image holds a removed file of a mount that it lacks",
+                reason="image-inconsistent",
+            )
+        with contextlib.ExitStack() as undo:
+            make_ghosts(self._root_fd, left, self._ghosts, undo)
         for chunk in chunks(frozenset(ghosts)):
             fill_ghost(self._ghosts.paths[chunk.object_id], chunk)
         for object_id, ghost in ghosts.items():
             finish_ghost(self._ghosts.paths[object_id], ghost)
+
+    def make_deleted_of(
+        self, top: int, ghosts: Sequence[DeletedFile], undo: contextlib.ExitStack
+    ) -> None:
+        """Make files below *top*, without their content; *undo* takes their names away."""
+        fresh = [ghost for ghost in ghosts if ghost.object_id not in self._ghosts.paths]
+        make_ghosts(top, fresh, self._ghosts, undo)
+
+    def open(self, record: RegularFile | Pipe, flags: int) -> int:
+        """Open a file that has a name, on the mount where it was.
+
+        Raises:
+            OSError: As openat2(2).
+            RestoreError: The image lacks the mount.
+        """
+        if not (record.mount_id and self.arranged):
+            return open_inside(self.root, record.path, flags)
+        hidden = self.hidden.get((record.mount_id, record.inner))
+        if hidden is not None:
+            return open_again(hidden, flags)
+        if record.mount_id not in self.tops:
+            raise RestoreError(
+                f"{record.path} is on mount {record.mount_id}, which the image lacks",
+                reason="image-inconsistent",
+            )
+        return open_inside(f"/proc/self/fd/{self.tops[record.mount_id]}", record.inner, flags)
 
     def open_deleted(self, object_id: int, flags: int) -> int:
         """A description of its own of a file that has lost its name."""
@@ -220,7 +282,8 @@ class RestoredFiles:
         """Close every descriptor of ours."""
         held = {*self.fds.values(), *self._objects.values(), *self._close_later}
         held |= {*self.unix_senders.values(), *self.tun_queues.values()}
-        held |= {self._init_pidfd, self._root_fd}
+        held |= {self._init_pidfd, self._root_fd, *(base.fd for base in self.file_systems.values())}
+        held |= {*self.tops.values(), *self.hidden.values()}
         self._ghosts.close()
         for fd in held:
             os.close(fd)

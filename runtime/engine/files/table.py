@@ -11,7 +11,7 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from formats.records.codec import Record
 from formats.records.files import DeletedFile, Owner, RegularFile
@@ -19,9 +19,9 @@ from formats.records.memory import SharedMemory
 from formats.records.task import Descriptor
 from runtime.engine.context import DumpContext
 from runtime.engine.files.ghosts import describe_deleted
-from runtime.engine.files.inodes import find_inode
+from runtime.engine.files.inodes import find_inode, search
 from runtime.engine.files.kind import Kind, Look, file_type, kind_of, load_kinds
-from runtime.engine.files.mounts import MountTable, mount_of
+from runtime.engine.files.mounts import Mounted, MountTable, below_top, mount_of
 from runtime.kernel import kcmp, pidfd, proc_fdinfo
 from runtime.kernel.proc_maps import Mapping
 
@@ -50,6 +50,24 @@ T = TypeVar("T")
 DELETED = " (deleted)"
 F_GETOWN_EX = 16  # include/uapi/asm-generic/fcntl.h
 F_GETSIG = 11
+
+
+class Located(NamedTuple):
+    """Where a restore finds a file.
+
+    Attributes:
+        path: Inside the container.
+        deleted_object_id: For one that lost that name: its `DeletedFile`, else 0.
+        mount_id: The record of the mount it is on, where the path alone does not tell.
+        inner: Its path relative to the top of that.
+        hidden: Whether something is mounted over it.
+    """
+
+    path: str
+    deleted_object_id: int = 0
+    mount_id: int = 0
+    inner: str = ""
+    hidden: bool = False
 
 
 class FileTable:
@@ -338,7 +356,10 @@ class FileTable:
         return self.once(("on-root", file_id), lambda: self._is_on_root(magic))
 
     def _is_on_root(self, magic: str) -> bool:
-        return not os.readlink(magic).endswith(DELETED) and mount_of(magic) == self.mounts.root_id
+        if os.readlink(magic).endswith(DELETED) or mount_of(magic) != self.mounts.root_id:
+            return False
+        entry = self.mounts.entries.get(self.mounts.root_id)
+        return entry is None or entry.is_given
 
     def add_executable(self, pid: int) -> int:
         """The file record of a process's program."""
@@ -356,24 +377,27 @@ class FileTable:
         if key in self._mapped:
             return self._mapped[key]
         file_id = self._mapped[key] = self.context.new_id()
-        path, deleted = self.locate(f"{what} ({path})", pid, path, magic, status) or (path, 0)
+        found = self.locate(f"{what} ({path})", pid, path, magic, status) or Located(path)
         self.records.append(
             RegularFile(
                 file_id=file_id,
-                path=path,
+                path=found.path,
                 flags=flags,
                 position=0,
                 kind=kind_of(status.st_mode),
                 size=status.st_size if stat.S_ISREG(status.st_mode) else -1,
-                deleted_object_id=deleted,
+                deleted_object_id=found.deleted_object_id,
                 device=status.st_rdev,
+                mount_id=found.mount_id,
+                inner=found.inner,
+                hidden=found.hidden,
             )
         )
         return file_id
 
     def locate(
         self, what: str, pid: int, path: str, magic: str, status: os.stat_result
-    ) -> tuple[str, int] | None:
+    ) -> Located | None:
         """Where a restore finds a file.
 
         Args:
@@ -384,29 +408,45 @@ class FileTable:
             status: stat(2) of it.
 
         Returns:
-            Its path inside the container and, for a file that lost that name, the id of its
-            `DeletedFile`, else 0. None after refusing it.
+            None after refusing it.
         """
         subject = self.context.subject(pid, what)
-        if not status.st_nlink or path.endswith(DELETED):
-            if status.st_nlink and self.mounts.reaches(path, status):
-                return path, 0  # it is called so
-            return self._locate_deleted(subject, path.removesuffix(DELETED), magic, status)
-        if not self.mounts.reaches(path, status):
-            self.context.refuse(
-                "file-outside", subject, "is not reachable by its name inside the container"
-            )
+        entry = self.mounts.entries.get(mount_of(magic)) if self.mounts.entries else None
+        if self.mounts.entries and entry is None:
+            self.context.refuse("mount-detached", subject, "is on a mount that nothing leads to")
             return None
-        return path, 0
+        found = self._find(entry, path, status)
+        is_marked = path.endswith(DELETED)
+        if found is not None and (status.st_nlink or not is_marked):
+            return found
+        if is_marked or not status.st_nlink:
+            path = path.removesuffix(DELETED)
+            deleted = self._locate_deleted(subject, entry, path, magic, status)
+            return None if deleted is None else Located(path, deleted)
+        self.context.refuse(
+            "file-outside", subject, "is not reachable by its name inside the container"
+        )
+        return None
+
+    def _find(self, entry: Mounted | None, path: str, status: os.stat_result) -> Located | None:
+        if entry is None:
+            return Located(path) if self.mounts.reaches(path, status) else None
+        found = self.mounts.find(entry, path, status)
+        return None if found is None else Located(path, 0, entry.number, *found)
 
     def _locate_deleted(
-        self, subject: str, path: str, magic: str, status: os.stat_result
-    ) -> tuple[str, int] | None:
+        self,
+        subject: str,
+        entry: Mounted | None,
+        path: str,
+        magic: str,
+        status: os.stat_result,
+    ) -> int | None:
         key = (status.st_dev, status.st_ino)
         if key not in self.deleted:
             other = None
             if status.st_nlink and not stat.S_ISDIR(status.st_mode):
-                other = self.find_inode(*key)
+                other = self._other_name(entry, key)
                 if other is None:
                     self.context.refuse(
                         "file-other-name",
@@ -415,8 +455,30 @@ class FileTable:
                     )
                     return None
             record = describe_deleted(self.context.new_id(), path, magic, status, other or "")
+            if entry is not None:
+                record = dataclasses.replace(
+                    record, mount_id=entry.number, inner=below_top(entry.mount, path)
+                )
             self.deleted[key] = (record, magic)
-        return path, self.deleted[key][0].object_id
+        return self.deleted[key][0].object_id
+
+    def _other_name(self, entry: Mounted | None, key: tuple[int, int]) -> str | None:
+        if entry is None:
+            return self.find_inode(*key)
+        if entry.top < 0:
+            return None
+        found = search(f"/proc/self/fd/{entry.top}", "/", *key)
+        return None if found is None else found.lstrip("/")
+
+    def add_deleted_top(self, path: str, magic: str, fs_id: int) -> int:
+        """The record of the top of a mount that has lost its name in its file system."""
+        status = os.stat(magic)
+        key = (status.st_dev, status.st_ino)
+        if key not in self.deleted:
+            record = describe_deleted(self.context.new_id(), path, magic, status, "")
+            record = dataclasses.replace(record, inner=path.strip("/"), fs_id=fs_id)
+            self.deleted[key] = (record, magic)
+        return self.deleted[key][0].object_id
 
     def mark_unnamed(self, look: Look) -> None:
         """Note that a file without a name was made so, and may be given one."""

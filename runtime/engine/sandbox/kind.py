@@ -103,6 +103,9 @@ class SandboxKind:
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[Any]) -> None:
         """Put the state back; called when all processes exist, before their files and memory."""
 
+    def arrange(self, files: RestoredFiles, held: Sequence[tuple[Place, Sequence[Any]]]) -> None:
+        """A step for all namespaces at once, when file systems of memory have their content."""
+
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[Any]) -> None:
         """A last step, when files, memory and descriptors are in place."""
 

@@ -1,0 +1,1 @@
+"""Mount namespaces: looking at their mounts, and putting them back."""
