@@ -41,6 +41,7 @@ PACKAGES = {
     "pgbench": "postgresql",
     "s6-svscan": "s6",
     "runsvdir": "runit",
+    "vi": "vim-tiny",
 }
 _PLACES = os.pathsep.join(["/usr/local/sbin", "/usr/sbin", "/sbin"])
 
