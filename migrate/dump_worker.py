@@ -119,7 +119,10 @@ class DumpWorker:
             RefusedError, CheckpointError: The container cannot be dumped, and goes on.
             MigrateError: What *send* raises.
         """
-        self._line.send({"op": "dump"})
+        try:
+            self._line.send({"op": "dump"})
+        except (BrokenPipeError, ConnectionResetError) as exc:
+            raise _killed() from exc
         report: dict[str, Any] | None = None
         data_ended = False
         with selectors.DefaultSelector() as selector:
@@ -150,8 +153,12 @@ class DumpWorker:
             elif "dumped" in message:
                 report = message["dumped"]
         if not going_on and report is None:
-            raise ContainerError("the dumping process was killed", reason="worker-killed")
+            raise _killed()
         return report
+
+
+def _killed() -> ContainerError:
+    return ContainerError("the dumping process was killed", reason="worker-killed")
 
 
 # In the worker
