@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from formats.records.codec import record
+from formats.records.settings import ProcessSettings, TaskSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +158,8 @@ class Thread:
         sleep_left_ns: What was left, at ``Host.monotonic_ns``, of the time of an interrupted call
             that goes on as restart_syscall(2); may be negative. None for other calls, and where
             it could not be found out.
+        seccomp_logged: Bit n-1 for the nth filter that was installed with SECCOMP_FILTER_FLAG_LOG.
+        settings: What it has asked the kernel for.
     """
 
     tid: int
@@ -182,6 +185,8 @@ class Thread:
     directories: Directories | None = None
     table: Table | None = None
     sleep_left_ns: int | None = None
+    seccomp_logged: int = 0
+    settings: TaskSettings = field(default=TaskSettings())
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,6 +309,7 @@ class Process:
         parent_tid: The thread of the parent whose child it is; 0 for the leader.
         leader_exited: Whether the first thread has ended while others go on; it is not listed then.
         credentials: Those of a zombie, or of a leader that has exited.
+        settings: What it has asked the kernel for.
         semaphore_undo: What it owes to System V semaphores.
     """
 
@@ -348,3 +354,4 @@ class Process:
     parent_tid: int = 0
     leader_exited: bool = False
     credentials: Credentials | None = None
+    settings: ProcessSettings = field(default=ProcessSettings())

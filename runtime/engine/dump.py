@@ -51,6 +51,7 @@ from runtime.engine.mappings import dump_address_space
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
+from runtime.engine.task_settings import check_label
 from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.errors import CheckpointError, RefusedError
@@ -184,6 +185,7 @@ class _Dump:
         living = [process for process in tree if not process.zombie]
         self._raise_refusals()
         for process in living:
+            check_label(self.context, process.view)
             process.mappings = proc_maps.mappings(process.view)
             self.context.mappings[process.view] = process.mappings
             dump_process(self.context, process, self.scopes)
@@ -301,6 +303,7 @@ class _Dump:
             ),
             descriptors=self._table(view),
             semaphore_undo=process.semaphore_undo if self.sharing.is_first(UNDO, view) else (),
+            settings=process.settings,
         )
 
     def _with_own(self, process: LiveProcess, tid: int, thread: Thread) -> Thread:

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from formats.records.settings import ProcessSettings
 from formats.records.task import (
     AltStack,
     Capabilities,
@@ -44,6 +45,7 @@ from runtime.engine.remote import (
 )
 from runtime.engine.scopes import Scopes
 from runtime.engine.semaphore_undo import read_adjustments
+from runtime.engine.task_settings import ProcessQuestions, TaskQuestions
 from runtime.errors import TaskVanishedError
 from runtime.kernel import proc_fdinfo, proc_maps, proc_task, process_vm, ptrace, sched
 from runtime.kernel.prctl import (
@@ -128,6 +130,7 @@ class LiveProcess:
     pending: tuple[bytes, ...] = ()
     sigtrap_action: bytes = b""
     semaphore_undo: tuple[SemaphoreAdjustment, ...] = ()
+    settings: ProcessSettings = field(default_factory=ProcessSettings)
 
     @property
     def view(self) -> int:
@@ -158,6 +161,7 @@ class _Saved:
         registers: For the task itself.
         elsewhere: For a task that goes on in its place, or that the healer has brought back.
         sleep_end: When a relative sleep is to end: clock and nanoseconds.
+        dispatch: Syscall user dispatch, which would catch our calls too.
     """
 
     registers: arch.Registers
@@ -167,6 +171,7 @@ class _Saved:
     pending: tuple[bytes, ...]
     shared_pending: tuple[bytes, ...]
     xstate: bytes
+    dispatch: tuple[int, int, int, int]
 
 
 def collect_tree(context: DumpContext, scopes: Scopes) -> list[LiveProcess]:
@@ -257,10 +262,14 @@ def _scratch(process: LiveProcess, leader: Tracee) -> Iterator[None]:
 def _borrowed(tracee: Tracee, saved: _Saved) -> Iterator[None]:
     """Use a task for calls of ours; afterwards it has its registers and signal mask again."""
     ptrace.set_sigmask(tracee.tid, ALL_BUT_TRAP)
+    if saved.dispatch[0]:
+        ptrace.set_user_dispatch(tracee.tid, 0, 0, 0, 0)
     try:
         yield
     finally:
         with contextlib.suppress(ProcessLookupError):
+            if saved.dispatch[0]:
+                ptrace.set_user_dispatch(tracee.tid, *saved.dispatch)
             tracee.set_registers(saved.registers)
             tracee.settle()
             ptrace.set_sigmask(tracee.tid, saved.sigmask)
@@ -285,6 +294,7 @@ def _look(tracee: Tracee) -> _Saved:
         pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=False)),
         shared_pending=tuple(ptrace.peek_siginfo(tracee.tid, shared=True)),
         xstate=ptrace.get_regset(tracee.tid, arch.NT_X86_XSTATE, arch.XSTATE_MAX),
+        dispatch=ptrace.user_dispatch(tracee.tid),
     )
 
 
@@ -331,6 +341,7 @@ def dump_process(context: DumpContext, process: LiveProcess, scopes: Scopes) -> 
                 tracee.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
                 answers = tracee.run(ask.batch)
                 if tracee is leader:
+                    process.settings = ask.settings(answers)
                     process.semaphore_undo = read_adjustments(context, leader, tracees[1:])
             process.threads.append(ask.thread(answers, saved))
             if tracee is leader:
@@ -374,6 +385,7 @@ class _Questions:
         self._pdeathsig = self._prctl_out(PR_GET_PDEATHSIG, 4)
         self._securebits = self.batch.call("prctl", PR_GET_SECUREBITS)
         self._timer_slack = self.batch.call("prctl", PR_GET_TIMERSLACK)
+        self._settings = TaskQuestions(self.batch)
         if leader:
             self._ask_process()
 
@@ -383,6 +395,7 @@ class _Questions:
         return room
 
     def _ask_process(self) -> None:
+        self._process_settings = ProcessQuestions(self.batch)
         self._actions: list[tuple[int, Out]] = []
         for number in range(1, signals.LAST_SIGNAL + 1):
             if number not in (*signals.UNCATCHABLE, signal.SIGTRAP):
@@ -484,6 +497,10 @@ class _Questions:
             overrun=max(answers[overrun], 0),
         )
 
+    def settings(self, answers: Answers) -> ProcessSettings:
+        """What the leader said of the settings of its process."""
+        return self._process_settings.read(self.tracee, answers)
+
     def thread(self, answers: Answers, saved: _Saved) -> Thread:
         """The thread's record."""
         tid, pid = self.tracee.tid, self.pid
@@ -514,6 +531,8 @@ class _Questions:
             pid_for_children=own.pid_for_children,
             time_for_children=own.time_for_children,
             sleep_left_ns=self._sleep_left(saved),
+            seccomp_logged=_logged(status, tid),
+            settings=self._settings.read(self.context, tid, answers, saved.dispatch),
         )
 
     def _sleep_left(self, saved: _Saved) -> int | None:
@@ -541,6 +560,12 @@ def _rseq(tid: int) -> Rseq | None:
 
 def _filters(status: proc_task.Status, tid: int) -> list[bytes]:
     return ptrace.seccomp_filters(tid) if status.fields.get("Seccomp") == "2" else []
+
+
+def _logged(status: proc_task.Status, tid: int) -> int:
+    count = int(status.fields.get("Seccomp_filters", "0"))
+    bits = (ptrace.seccomp_logged(tid, index) for index in range(count))
+    return sum(bit << index for index, bit in enumerate(bits))
 
 
 def credentials(scopes: Scopes, status: proc_task.Status, securebits: int) -> Credentials:

@@ -17,6 +17,7 @@ Rules that keep the task whole:
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -47,7 +48,7 @@ FRAME_SIZE = 80 << 10  # for a task's own state, see `Tracee.keep_state`; arch.X
 FRAME_OFFSET = SCRATCH_SIZE - FRAME_SIZE
 DATA_SIZE = FRAME_OFFSET - DATA_OFFSET - 4096  # below the frame there is a page of stack
 
-PROT_RWX = 7
+PROT_RWX, PROT_RX, PROT_RW = 7, 5, 3
 MAP_PRIVATE_ANONYMOUS = 0x22
 MAP_FIXED_NOREPLACE = 0x100000
 
@@ -335,7 +336,11 @@ class Tracee:
     def write_code(self) -> None:
         """Put the batch code at the start of the scratch area, and the healer behind it."""
         code = arch.BATCH_CODE.ljust(arch.HEALER_OFFSET, b"\0") + arch.healer_code(FRAME_OFFSET)
-        process_vm.write(self.tid, self.scratch, code)
+        fd = os.open(f"/proc/{self.tid}/mem", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(fd, code, self.scratch)
+        finally:
+            os.close(fd)
 
     def keep_state(self, registers: arch.Registers, xstate: bytes, mask: int) -> None:
         """Leave the task's own state in the scratch area, for the healer to go on with."""
@@ -350,16 +355,19 @@ class Tracee:
 
 def map_scratch(tracee: Tracee, instruction: int, address: int) -> None:
     """Map the scratch area at *address* with one bare system call, and put the code there."""
-    tracee.scratch = tracee.call_at(
-        instruction,
-        "mmap",
-        address,
-        SCRATCH_SIZE,
-        PROT_RWX,
-        MAP_PRIVATE_ANONYMOUS | MAP_FIXED_NOREPLACE,
-        _MASK,
-        0,
-    )
+
+    def map_at(start: int, size: int, protection: int) -> int:
+        flags = MAP_PRIVATE_ANONYMOUS | MAP_FIXED_NOREPLACE
+        return tracee.call_at(instruction, "mmap", start, size, protection, flags, _MASK, 0)
+
+    try:
+        tracee.scratch = map_at(address, SCRATCH_SIZE, PROT_RWX)
+    except CallFailedError as exc:
+        if exc.errno != errno.EACCES:
+            raise
+        # PR_SET_MDWE: what can be written cannot be executed, except by a tracer.
+        tracee.scratch = map_at(address, CODE_SIZE, PROT_RX)
+        map_at(address + CODE_SIZE, SCRATCH_SIZE - CODE_SIZE, PROT_RW)
     tracee.write_code()
 
 

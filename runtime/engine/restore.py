@@ -26,7 +26,7 @@ from formats.records.memory import AddressSpace, SharedMemory, Vma
 from formats.records.sandbox import Namespace, TimeNamespace, UserNamespace
 from formats.records.task import Directories, Process
 from formats.statefile import Chunk, ImageReader
-from runtime.engine import restore_threads
+from runtime.engine import restore_threads, task_settings
 from runtime.engine.aio import restore_rings
 from runtime.engine.api import (
     Freezer,
@@ -112,6 +112,7 @@ class Restore:
         self._places: list[Place] = []
         self._channel: socket.socket | None = None
         self._packet_lock: PacketLock | None = None
+        self._cores: dict[int, NewTask] = {}
         self._at_end = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -534,9 +535,15 @@ class Restore:
         for kind, place, held in self._sandbox_state():
             kind.finish(files, place, held)
         for process in self._processes:
+            settings = process.record.settings
+            task_settings.restore_settings(process.leader, settings, self._channel)
+        for process in self._processes:
             for task, _ in tables_of(process):
                 if task.tid in files.tables:
                     close_channel(task)
+            for task, thread in zip(process.tasks, process.record.threads, strict=True):
+                task_settings.restore_task_settings(task, thread.settings, self._cores)
+            restore_threads.restore_filters(process)
             for task, thread in zip(process.tasks, process.record.threads, strict=True):
                 restore_threads.restore_privileges(task, thread, self._translator(task))
             restore_threads.restore_dumpable(process)
@@ -617,6 +624,10 @@ class Restore:
         """From here on no batch can run in the process."""
         assert self._files is not None
         restore_threads.restore_timers(process)
+        task_settings.restore_autogroup(process.leader, process.record.settings)
+        for task, thread in zip(process.tasks, process.record.threads, strict=True):
+            of_process = process.record.settings if task is process.leader else None
+            task_settings.restrict(task, thread.settings, of_process)
         elapsed = clock_since(self._host, self._files.init.pid)
         registers = [
             restore_threads.resume_sleep(task, thread, elapsed)
@@ -631,6 +642,7 @@ class Restore:
         threads = process.record.threads
         for task, thread, where in zip(process.tasks, threads, registers, strict=True):
             restore_threads.restore_registers(task, thread, where)
+            task_settings.restore_dispatch(task, thread.settings)
             if not process.record.stopped:
                 restore_threads.restore_sigmask(task, thread)
 

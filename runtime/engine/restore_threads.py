@@ -31,6 +31,11 @@ from runtime.kernel.prctl import (
     PR_SET_TIMERSLACK,
     PR_TIMER_CREATE_RESTORE_IDS,
 )
+from runtime.kernel.seccomp import (
+    SECCOMP_FILTER_FLAG_LOG,
+    SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+    SECCOMP_FILTER_FLAG_TSYNC,
+)
 
 SAVED = (
     (
@@ -208,7 +213,7 @@ def _restore_scheduling(tid: int, record: Thread) -> None:
 
 
 def restore_privileges(task: NewTask, record: Thread, translate: Translate) -> None:
-    """Filters and credentials; afterwards the thread can do no more than it could before.
+    """Credentials; afterwards the thread can do no more than it could before.
 
     Args:
         task: The thread.
@@ -216,13 +221,6 @@ def restore_privileges(task: NewTask, record: Thread, translate: Translate) -> N
         translate: What the thread's user namespace calls an id ("uid" or "gid") of the container.
     """
     batch = Batch()
-    # Filters first, while we may; ptrace suspends them for what follows.
-    for program in record.seccomp_filters:
-        instructions = batch.data(program)
-        prog = _SOCK_FPROG.pack(len(program) // 8, task.address(instructions))
-        batch.call("seccomp", SECCOMP_SET_MODE_FILTER, 0, prog)
-    if record.seccomp_strict:
-        batch.call("seccomp", SECCOMP_SET_MODE_STRICT, 0, 0)
     wanted = record.credentials
     if task.identity is None:
         _add_ids(batch, wanted.uids, wanted.gids, wanted.groups)
@@ -286,6 +284,39 @@ def _add_capabilities(batch: Batch, wanted: Credentials) -> None:
             batch.call("prctl", PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, capability, 0, 0)
     if wanted.no_new_privs:
         batch.call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def restore_filters(process: RestoredProcess) -> None:
+    """Seccomp, while tasks still may; ptrace suspends it for what follows.
+
+    What the filters of all threads begin with is installed in all of them at once. So it is one
+    object again, on which SECCOMP_FILTER_FLAG_TSYNC depends.
+    """
+    chains = [thread.seccomp_filters for thread in process.record.threads]
+    shared = 0
+    while all(len(chain) > shared for chain in chains) and len({c[shared] for c in chains}) == 1:
+        shared += 1
+    first = process.record.threads[0]
+    _install(process.leader, first, range(shared), SECCOMP_FILTER_FLAG_TSYNC)
+    for task, thread in zip(process.tasks, process.record.threads, strict=True):
+        _install(task, thread, range(shared, len(thread.seccomp_filters)), 0)
+        if thread.seccomp_strict:
+            task.call("seccomp", SECCOMP_SET_MODE_STRICT, 0, 0)
+
+
+def _install(task: NewTask, thread: Thread, which: range, flags: int) -> None:
+    for index in which:
+        program = thread.seccomp_filters[index]
+        batch = Batch()
+        instructions = batch.data(program)
+        prog = _SOCK_FPROG.pack(len(program) // 8, task.address(instructions))
+        logged = SECCOMP_FILTER_FLAG_LOG if thread.seccomp_logged >> index & 1 else 0
+        # Mitigations of speculation are settings of their own.
+        how = flags | logged | SECCOMP_FILTER_FLAG_SPEC_ALLOW
+        result = batch.call("seccomp", SECCOMP_SET_MODE_FILTER, how, prog)
+        failed = task.do(batch)[result]
+        if failed:
+            raise RestoreError(f"thread {failed} cannot share a seccomp filter", reason="seccomp")
 
 
 def restore_dumpable(process: RestoredProcess) -> None:

@@ -45,6 +45,7 @@ class Stat:
     ppid: int
     pgrp: int
     session: int
+    flags: int
     terminal: int
     foreground: int
     start_time: int
@@ -83,6 +84,7 @@ def stat(pid: int, tid: int | None = None) -> Stat:
         ppid=number(4),
         pgrp=number(5),
         session=number(6),
+        flags=number(9),
         terminal=_device(number(7)),
         foreground=max(number(8), 0),
         start_time=number(22),

@@ -7,8 +7,10 @@ never more than looked at does not notice.
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import signal
+import struct
 from dataclasses import dataclass
 
 from runtime.kernel.libc import check, libc
@@ -29,6 +31,7 @@ PTRACE_PEEKSIGINFO = 0x4209
 PTRACE_GETSIGMASK = 0x420A
 PTRACE_SETSIGMASK = 0x420B
 PTRACE_SECCOMP_GET_FILTER = 0x420C
+PTRACE_SECCOMP_GET_METADATA = 0x420D
 PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG = 0x4211
 PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG = 0x4210
@@ -52,6 +55,7 @@ PTRACE_EVENT_EXIT = 6
 PTRACE_EVENT_STOP = 128
 
 PTRACE_PEEKSIGINFO_SHARED = 1
+SECCOMP_FILTER_FLAG_LOG = 1 << 1  # include/uapi/linux/seccomp.h
 
 WALL = 0x40000000  # __WALL, include/uapi/linux/wait.h: children of any kind, traced threads too
 SIGINFO_SIZE = 128  # sizeof(siginfo_t)
@@ -73,6 +77,15 @@ class rseq_configuration(ctypes.Structure):  # struct ptrace_rseq_configuration
         ("signature", ctypes.c_uint32),
         ("flags", ctypes.c_uint32),
         ("pad", ctypes.c_uint32),
+    )
+
+
+class sud_config(ctypes.Structure):  # struct ptrace_sud_config, include/uapi/linux/ptrace.h
+    _fields_ = (
+        ("mode", ctypes.c_uint64),
+        ("selector", ctypes.c_uint64),
+        ("offset", ctypes.c_uint64),
+        ("len", ctypes.c_uint64),
     )
 
 
@@ -237,20 +250,53 @@ def rseq(tid: int) -> tuple[int, int, int]:
     return config.rseq_abi_pointer, config.rseq_abi_size, config.signature
 
 
+def user_dispatch(tid: int) -> tuple[int, int, int, int]:
+    """Return syscall user dispatch as (mode, offset, length, selector); mode 0 is off.
+
+    Source: include/uapi/linux/ptrace.h (Linux 6.4); before, nothing is known: it is off then.
+    """
+    config = sud_config()
+    request, size = PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG, ctypes.sizeof(config)
+    try:
+        _call("GET_SYSCALL_USER_DISPATCH", request, tid, size, ctypes.addressof(config))
+    except OSError as exc:
+        if exc.errno != errno.EIO:
+            raise
+    return config.mode, config.offset, config.len, config.selector
+
+
+def set_user_dispatch(tid: int, mode: int, offset: int, length: int, selector: int) -> None:
+    """Set syscall user dispatch; all zero switches it off."""
+    config = sud_config(mode, selector, offset, length)
+    request, size = PTRACE_SET_SYSCALL_USER_DISPATCH_CONFIG, ctypes.sizeof(config)
+    _call("SET_SYSCALL_USER_DISPATCH", request, tid, size, ctypes.addressof(config))
+
+
+def seccomp_logged(tid: int, index: int) -> bool:
+    """Whether a filter (0 is the oldest) was installed with SECCOMP_FILTER_FLAG_LOG.
+
+    Source: struct seccomp_metadata, include/uapi/linux/ptrace.h (Linux 4.16).
+    """
+    buffer = ctypes.create_string_buffer(struct.pack("<QQ", index, 0), 16)
+    request = PTRACE_SECCOMP_GET_METADATA
+    _call("SECCOMP_GET_METADATA", request, tid, 16, ctypes.addressof(buffer))
+    return bool(struct.unpack("<QQ", buffer.raw)[1] & SECCOMP_FILTER_FLAG_LOG)
+
+
 def seccomp_filters(tid: int) -> list[bytes]:
     """Return a thread's classic BPF seccomp programs, oldest first, 8 bytes an instruction.
 
     Raises:
         PermissionError: No CAP_SYS_ADMIN.
 
-    Source: man 2 ptrace, PTRACE_SECCOMP_GET_FILTER (index 0 is the newest filter).
+    Source: get_nth_filter() in kernel/seccomp.c: whatever man 2 ptrace says, 0 is the oldest.
     """
     programs: list[bytes] = []
     while True:
         try:
             count = _call("SECCOMP_GET_FILTER", PTRACE_SECCOMP_GET_FILTER, tid, len(programs))
         except FileNotFoundError:  # ENOENT ends the list
-            return programs[::-1]
+            return programs
         buffer = ctypes.create_string_buffer(count * 8)
         _call(
             "SECCOMP_GET_FILTER",
