@@ -33,6 +33,7 @@ SAVED = (
     ),
 )
 REFUSED = (
+    ("mount-detached", "a file on a mount that was detached and that nothing leads to any more"),
     (
         "fd-kind",
         "descriptors of other kinds: io_uring, userfaultfd, pidfd, perf events, BPF objects, "
