@@ -286,11 +286,19 @@ class Epoll:
 
 @dataclass(frozen=True, slots=True)
 class InotifyWatch:
-    """One inotify(7) watch: descriptor, path in the container, event mask."""
+    """One inotify(7) watch.
+
+    Attributes:
+        wd: Watch descriptor.
+        path: What it watches, in the container.
+        mask: Events and flags.
+        file_id: For what has no name left: an open file of it, else 0.
+    """
 
     wd: int
     path: str
     mask: int
+    file_id: int = 0
 
 
 @record("file-inotify")

@@ -37,7 +37,8 @@ class Vma:
         accounted: Whether its memory counts against the overcommit limit: it is, or once was,
             private and writable.
         lock_on_fault: With MAP_LOCKED among the flags: only pages that are touched, mlock2(2).
-        read_only: Whether a System V segment is attached with SHM_RDONLY.
+        read_only: Whether shared memory can never be written through it: a System V segment
+            attached with SHM_RDONLY, a file that is sealed or was opened for reading only.
         huge_page_size: Bytes of the pages of a private hugetlb mapping; 0 for ordinary pages.
         sealed: mseal(2).
         guards: (start, length) in bytes of guard regions, MADV_GUARD_INSTALL.

@@ -11,7 +11,7 @@ from formats.records.files import RegularFile
 from formats.records.memory import AddressSpace, Backing, Vma
 from formats.records.task import Descriptor, Directories, Table
 from runtime.engine.files.regular import Regular
-from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.new_task import FDS_PER_MESSAGE, NewTask
 from runtime.engine.remote import Batch
 from runtime.engine.restore_threads import RestoredProcess
@@ -40,15 +40,17 @@ def open_for_mapping(
         is_done: Tells of a mapping that it needs nothing any more.
 
     Returns:
-        The task's descriptor by object id; the caller closes them there.
+        The task's descriptor by `key_of` a mapping; the caller closes them there.
     """
     needy = [vma for vma in space.vmas if not is_done(vma)]
-    wanted = {v.object_id for v in needy if v.backing in _GIVEN}
+    wanted = {key_of(v) for v in needy if v.backing in _GIVEN}
     shared = {v.object_id for v in needy if v.backing is Backing.SHARED}
     ordered = sorted(wanted | {space.exe_file_id})
     sockets = {v.object_id for v in needy if v.backing is Backing.SOCKET}
 
     def our_number(object_id: int) -> int:
+        if object_id < 0:
+            return _for_reading(files, -object_id)
         if object_id in shared:
             return files.shared_memory(object_id)
         if object_id in sockets:
@@ -57,6 +59,23 @@ def open_for_mapping(
 
     ours = [our_number(object_id) for object_id in ordered]
     return give(task, channel, ordered, ours)
+
+
+def key_of(vma: Vma) -> int:
+    """What tells apart the descriptors that mappings are made with.
+
+    A seal against writing holds only when no mapping could ever be made writable.
+    """
+    return -vma.object_id if vma.backing is Backing.SHARED and vma.read_only else vma.object_id
+
+
+def _for_reading(files: RestoredFiles, object_id: int) -> int:
+    def make() -> int:
+        fd = open_again(files.shared_memory(object_id), os.O_RDONLY)
+        files.close_later(fd)
+        return fd
+
+    return files.once(("for-reading", object_id), make)
 
 
 def give(

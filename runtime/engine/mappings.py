@@ -149,7 +149,7 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
         name=name,
         accounted="ac" in mapping.vm_flags,
         lock_on_fault="lf" in mapping.vm_flags,
-        read_only=segment and "mw" not in mapping.vm_flags,
+        read_only=backing in (Backing.SEGMENT, Backing.SHARED) and "mw" not in mapping.vm_flags,
         huge_page_size=huge,
         sealed="sl" in mapping.vm_flags,
         guards=_guards(pid, mapping),

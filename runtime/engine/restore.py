@@ -50,6 +50,7 @@ from runtime.engine.install_files import (
     enter_directories,
     give,
     install_descriptors,
+    key_of,
     mapped_file,
     open_for_mapping,
     tables_of,
@@ -462,7 +463,7 @@ class Restore:
         numbers = open_for_mapping(process.leader, self._channel, files, space, is_done)
 
         def number_of(vma: Vma) -> int:
-            return numbers[vma.object_id]
+            return numbers[key_of(vma)]
 
         exe_fd = numbers[space.exe_file_id]
         map_address_space(process.leader, space, number_of, exe_fd, is_done=is_done)

@@ -1,4 +1,8 @@
-"""inotify(7): the descriptor and its watches."""
+"""inotify(7): the descriptor and its watches.
+
+A dump reads directories and files, and a restore opens and closes many. Both take away the events
+that they have made themselves, while the program is still stopped.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +11,13 @@ import fcntl
 import os
 import re
 import termios
+from collections.abc import Iterable
 
 from formats.records.files import Inotify, InotifyWatch
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import FileTable
+from runtime.engine.files.table import DELETED, FileTable
 from runtime.errors import RestoreError
 from runtime.kernel.anonfd import inotify_add_watch, inotify_init
 
@@ -23,6 +28,7 @@ REFUSED = (
 
 INOTIFY_IOC_SETNEXTWD = 0x40044900  # _IOW('I', 0, s32), include/uapi/linux/inotify.h
 IN_IGNORED = 0x8000
+_READING = 0x1 | 0x10 | 0x20  # IN_ACCESS, IN_CLOSE_NOWRITE, IN_OPEN
 _WATCH = re.compile(r"inotify wd:([0-9a-f]+) ino:([0-9a-f]+) sdev:([0-9a-f]+) mask:([0-9a-f]+)")
 
 
@@ -31,6 +37,7 @@ class Inotifies(Kind):
 
     name = "inotify"
     record = Inotify
+    finishes_last = True  # what the restore itself does to files is no event
 
     def matches(self, table: FileTable, look: Look) -> bool:
         return look.link in ("anon_inode:inotify", "anon_inode:[inotify]")
@@ -49,38 +56,78 @@ class Inotifies(Kind):
             if match is None:
                 raise ValueError(f"inotify shows a watch as {line!r}")
             wd, inode, device, mask = (int(group, 16) for group in match.groups())
-            path = table.find_inode(_device(device), inode)
-            if path is None:
+            found = _find(table, _device(device), inode)
+            if found is None:
                 table.refuse(
                     look, "inotify-path", f"watches inode {inode}, whose path cannot be found"
                 )
                 return None
-            watches.append(InotifyWatch(wd=wd, path=path, mask=mask))
+            watches.append(InotifyWatch(wd=wd, path=found[0], mask=mask, file_id=found[1]))
+        if any(watch.mask & _READING for watch in watches):
+            ours = look.duplicate()
+            table.when_closed(lambda: _forget(ours))
         return Inotify(
             file_id=file_id, flags=look.flags, watches=tuple(watches), owner=table.owner(look)
         )
 
+    def references(self, record: Inotify) -> Iterable[int]:
+        return [watch.file_id for watch in record.watches if watch.file_id]
+
     def restore(self, files: RestoredFiles, record: Inotify) -> int:
-        fd = inotify_init()
+        return inotify_init()
+
+    def finish(self, files: RestoredFiles, record: Inotify) -> None:
+        fd = files.fds[record.file_id]
         for watch in record.watches:
             fcntl.ioctl(fd, INOTIFY_IOC_SETNEXTWD, watch.wd)
-            # The path is the image's word: it must not lead out of the container.
-            place = open_inside(files.root, watch.path, os.O_PATH | os.O_NOFOLLOW)
-            try:
-                got = inotify_add_watch(fd, f"/proc/self/fd/{place}", watch.mask & ~IN_IGNORED)
-            finally:
-                os.close(place)
+            if watch.file_id:
+                got = _watch(fd, files.fds[watch.file_id], watch.mask)
+            else:
+                # The path is the image's word: it must not lead out of the container.
+                place = open_inside(files.root, watch.path, os.O_PATH | os.O_NOFOLLOW)
+                try:
+                    got = _watch(fd, place, watch.mask)
+                finally:
+                    os.close(place)
             if got != watch.wd:
                 raise RestoreError(f"inotify watch {watch.wd} of {watch.path} came back as {got}")
-        return fd
+        ours = os.dup(fd)
+        files.when_closed(lambda: _forget(ours))
+
+
+def _watch(inotify: int, fd: int, mask: int) -> int:
+    return inotify_add_watch(inotify, f"/proc/self/fd/{fd}", mask & ~IN_IGNORED)
+
+
+def _find(table: FileTable, device: int, inode: int) -> tuple[str, int] | None:
+    """Where a watched file is: (path, 0), or (its old path, an open file of it)."""
+    for look in table.with_inode(device, inode):
+        if not look.stat.st_nlink:
+            file_id = table.file_id(look.pid, look.fd)
+            return look.link.removesuffix(DELETED), file_id or 0
+    path = table.find_inode(device, inode)
+    return None if path is None else (path, 0)
 
 
 def _queued(look: Look) -> bool:
     fd = look.duplicate()
     try:
-        size = array.array("i", [0])
-        fcntl.ioctl(fd, termios.FIONREAD, size)
-        return bool(size[0])
+        return bool(_waiting(fd))
+    finally:
+        os.close(fd)
+
+
+def _waiting(fd: int) -> int:
+    size = array.array("i", [0])
+    fcntl.ioctl(fd, termios.FIONREAD, size)
+    return size[0]
+
+
+def _forget(fd: int) -> None:
+    """Take all events of an instance that had none, and close our descriptor of it."""
+    try:
+        while size := _waiting(fd):
+            os.read(fd, size)
     finally:
         os.close(fd)
 

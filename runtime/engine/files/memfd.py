@@ -10,7 +10,13 @@ from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.files.table import DELETED, FileTable
 
-SAVED = (("memfd", "content, seals, offsets, shared between processes and mapped"),)
+SAVED = (
+    (
+        "memfd",
+        "content, seals (also against writing while it is mapped), offsets, several descriptions, "
+        "shared between processes and mapped",
+    ),
+)
 
 _PREFIX = "/memfd:"
 

@@ -116,6 +116,7 @@ class RestoredFiles:
         self.arranged = False
         self.hidden: dict[tuple[int, str], int] = {}
         self._close_later: list[int] = []
+        self._when_closed: list[Callable[[], None]] = []
         self._init_pidfd = pidfd.open_pidfd(init.pid)
 
     # Records
@@ -292,3 +293,10 @@ class RestoredFiles:
         self._close_later.clear()
         self.unix_senders.clear()
         self.tun_queues.clear()
+        for callback in self._when_closed:
+            callback()
+        self._when_closed.clear()
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call *callback* when we have closed everything else: the last that a restore does."""
+        self._when_closed.append(callback)

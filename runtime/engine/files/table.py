@@ -99,6 +99,7 @@ class FileTable:
         self._file_ids: dict[tuple[int, int], int] = {}
         self._alike: dict[tuple[int | str, ...], list[int]] = {}
         self._held: list[int] = []
+        self._when_closed: list[Callable[[], None]] = []
         self._once: dict[object, Any] = {}
 
     @property
@@ -125,6 +126,13 @@ class FileTable:
         for fd in self._held:
             os.close(fd)
         self._held.clear()
+        for callback in self._when_closed:
+            callback()
+        self._when_closed.clear()
+
+    def when_closed(self, callback: Callable[[], None]) -> None:
+        """Call *callback* when the dump has looked at everything, and has closed it again."""
+        self._when_closed.append(callback)
 
     def keep_open(self, fd: int) -> str:
         """Keep a descriptor of ours until the dump is done; returns a path to open it again by."""
@@ -269,8 +277,12 @@ class FileTable:
 
     def same_inode(self, look: Look) -> list[Look]:
         """Every descriptor of the container for the same inode: all ends of a pipe."""
+        return self.with_inode(look.stat.st_dev, look.stat.st_ino)
+
+    def with_inode(self, device: int, inode: int) -> list[Look]:
+        """Every descriptor of the container for an inode."""
         inodes: dict[tuple[int, int], list[Look]] = self.once("inodes", self._by_inode)
-        return inodes[look.stat.st_dev, look.stat.st_ino]
+        return inodes.get((device, inode), [])
 
     def _by_inode(self) -> dict[tuple[int, int], list[Look]]:
         found: dict[tuple[int, int], list[Look]] = {}
