@@ -292,3 +292,19 @@ class PacketSocket:
     uid: int = 0
     gid: int = 0
     owner: Owner | None = None
+
+
+@record("net-link-group")
+@dataclass(frozen=True, slots=True)
+class LinkGroup:
+    """A group of the link layer that an interface listens to, whoever else does.
+
+    Attributes:
+        ns_id: The interface's namespace.
+        name: The interface.
+        address: Of the group.
+    """
+
+    ns_id: int
+    name: str
+    address: bytes

@@ -23,9 +23,10 @@ seen() {
     ip neighbour show proxy
     bridge fdb show | grep -E 'static|dst' | sort
     ip addrlabel list
+    ip maddress show dev v0 | grep static
     tc qdisc show | sed -E 's/direct_packets_stat [0-9]+//' | sort
     tc class show dev v1 | sort
-    cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/v1/{accept_dad,accept_ra} \
+    cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv6/conf/v1/{accept_dad,accept_ra,mtu} \
         /proc/sys/net/ipv4/conf/{all,v0}/rp_filter /proc/sys/net/core/somaxconn \
         /proc/sys/net/ipv4/neigh/v1/gc_stale_time /proc/sys/net/ipv4/ip_local_port_range
 }
@@ -80,6 +81,7 @@ prepare() {
     ip neighbour add 10.1.0.250 lladdr 02:aa:00:00:00:01 dev v1 nud permanent
     ip neighbour add fd00:1::2 lladdr 02:aa:00:00:00:02 dev v1 nud permanent
     ip neighbour add proxy 10.1.0.199 dev v1
+    echo 1281 >/proc/sys/net/ipv6/conf/v1/mtu
     bridge fdb add 02:bb:00:00:00:01 dev v0 master static
     bridge fdb append 00:00:00:00:00:00 dev vx0 dst 10.1.0.77 self permanent
     tc qdisc add dev v1 root handle 7: htb default 0x20
@@ -88,6 +90,7 @@ prepare() {
     tc qdisc add dev v1 parent 7:20 handle 8: pfifo limit 17
     tc qdisc add dev mv0 root tbf rate 1mbit burst 32kbit latency 400ms
     tc qdisc add dev v0 clsact
+    ip maddress add 33:33:00:00:00:77 dev v0
     ip addrlabel add prefix fd00:1::/64 label 99
 }
 

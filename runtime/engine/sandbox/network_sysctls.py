@@ -27,6 +27,7 @@ _NAME = re.compile(r"[\w.@:+-]+(/[^/\0]+)+")
 _USUAL_SIZE, _MAX_SIZE = 1 << 9, 1 << 16
 # Duplicate address detection would delay addresses that have been through it already.
 _LAST = re.compile(r"ipv6/conf/[^/]+/accept_dad")
+_OF_LINK = re.compile(r"ipv[46]/conf/")
 # Those that change others when they are written
 _FIRST = ("ip_forward", "forwarding", "stable_secret")
 
@@ -51,9 +52,10 @@ class NetworkSysctls(SandboxKind):
                 _write(top, name, "0" if _LAST.fullmatch(name) else value)
 
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[NetSysctl]) -> None:
+        """Again, for an interface that goes up changes some of its own (the MTU of IPv6)."""
         with _settings(place) as top:
             for name, value in _in_order(records):
-                if _LAST.fullmatch(name):
+                if _OF_LINK.match(name):
                     _write(top, name, value)
 
 
