@@ -13,8 +13,8 @@ seen() {
     ip -d -o link show | sed -E 's/[a-z_]+_timer +[0-9.]+//g; s/port_id.*config_pending 0//;
         s/topology_change[a-z_]* [01]//g; s/state [a-z]+ priority/priority/'
     ip -o address show | sed -E 's/(valid|preferred)_lft [0-9]+sec//g'
-    ip -4 route show table all
-    ip -6 route show table all | sed -E 's/ expires [0-9]+sec//' | sort
+    ip -4 route show table all | sed 's/ linkdown//'
+    ip -6 route show table all | sed -E 's/ expires [0-9]+sec//; s/ linkdown//' | sort
     ip -4 rule show
     ip -6 rule show
     ip nexthop show
