@@ -61,11 +61,12 @@ def instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, imm: int
     return struct.pack("<BBhI", code, dst | src << 4, offset, imm & 0xFFFFFFFF)
 
 
-def _bpf(name: str, command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+def bpf_call(name: str, command: int, attr: ctypes.Array[ctypes.c_char]) -> int:
+    """Make the system call; *name* is for the message, *attr* from `bpf_attr`."""
     return syscall(f"bpf({name})", NR["bpf"], command, ctypes.addressof(attr), _ATTR_SIZE)
 
 
-def _attr(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
+def bpf_attr(layout: str, *values: int | bytes) -> ctypes.Array[ctypes.c_char]:
     return ctypes.create_string_buffer(struct.pack(layout, *values), _ATTR_SIZE)
 
 
@@ -85,7 +86,7 @@ def load_program(kind: int, program: bytes, name: str) -> int:
     """
     code = ctypes.create_string_buffer(program, len(program))
     license_ = ctypes.create_string_buffer(b"Apache-2.0")
-    attr = _attr(
+    attr = bpf_attr(
         "<IIQQIIQII",
         kind,
         len(program) // 8,
@@ -98,7 +99,7 @@ def load_program(kind: int, program: bytes, name: str) -> int:
         0,  # prog_flags
     )
     ctypes.memmove(ctypes.addressof(attr) + 48, name.encode()[:15], len(name.encode()[:15]))
-    return _bpf("load program", BPF_PROG_LOAD, attr)
+    return bpf_call("load program", BPF_PROG_LOAD, attr)
 
 
 def attach_to_cgroup(cgroup_fd: int, program_fd: int, attach_type: int) -> None:
@@ -106,8 +107,8 @@ def attach_to_cgroup(cgroup_fd: int, program_fd: int, attach_type: int) -> None:
 
     Source: man 2 bpf (Linux 4.15 for several programs).
     """
-    attr = _attr("<IIII", cgroup_fd, program_fd, attach_type, BPF_F_ALLOW_MULTI)
-    _bpf("attach", BPF_PROG_ATTACH, attr)
+    attr = bpf_attr("<IIII", cgroup_fd, program_fd, attach_type, BPF_F_ALLOW_MULTI)
+    bpf_call("attach", BPF_PROG_ATTACH, attr)
 
 
 def detach_all(cgroup_fd: int, attach_type: int, *, keep_fd: int = -1) -> None:
@@ -119,16 +120,16 @@ def detach_all(cgroup_fd: int, attach_type: int, *, keep_fd: int = -1) -> None:
         keep_fd: A program to leave, so that a new one can be attached before the old ones go.
     """
     ids = (ctypes.c_uint32 * _MAX_PROGRAMS)()
-    attr = _attr("<IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids))
-    _bpf("query", BPF_PROG_QUERY, attr)
+    attr = bpf_attr("<IIIIQI", cgroup_fd, attach_type, 0, 0, ctypes.addressof(ids), len(ids))
+    bpf_call("query", BPF_PROG_QUERY, attr)
     (count,) = struct.unpack_from("<I", attr.raw, 24)
     kept = -1 if keep_fd < 0 else _program_id(keep_fd)
     for program_id in ids[:count]:
         if program_id == kept:
             continue
-        fd = _bpf("program by id", BPF_PROG_GET_FD_BY_ID, _attr("<I", program_id))
+        fd = bpf_call("program by id", BPF_PROG_GET_FD_BY_ID, bpf_attr("<I", program_id))
         try:
-            _bpf("detach", BPF_PROG_DETACH, _attr("<III", cgroup_fd, fd, attach_type))
+            bpf_call("detach", BPF_PROG_DETACH, bpf_attr("<III", cgroup_fd, fd, attach_type))
         finally:
             os.close(fd)
 
@@ -146,22 +147,24 @@ def _program_id(fd: int) -> int:
 
 def create_array(value_size: int) -> int:
     """Make an array map of one element of *value_size* bytes; returns its descriptor."""
-    return _bpf("create map", BPF_MAP_CREATE, _attr("<IIII", BPF_MAP_TYPE_ARRAY, 4, value_size, 1))
+    return bpf_call(
+        "create map", BPF_MAP_CREATE, bpf_attr("<IIII", BPF_MAP_TYPE_ARRAY, 4, value_size, 1)
+    )
 
 
 def first_of_array(map_fd: int, value_size: int) -> bytes:
     """The value of the first element of an array map."""
     key, value = ctypes.c_uint32(0), ctypes.create_string_buffer(value_size)
-    attr = _attr("<IxxxxQQ", map_fd, ctypes.addressof(key), ctypes.addressof(value))
-    _bpf("look up", BPF_MAP_LOOKUP_ELEM, attr)
+    attr = bpf_attr("<IxxxxQQ", map_fd, ctypes.addressof(key), ctypes.addressof(value))
+    bpf_call("look up", BPF_MAP_LOOKUP_ELEM, attr)
     return value.raw
 
 
 def set_first_of_array(map_fd: int, value: bytes) -> None:
     """Set the first element of an array map."""
     key, buffer = ctypes.c_uint32(0), ctypes.create_string_buffer(value, len(value))
-    attr = _attr("<IxxxxQQ", map_fd, ctypes.addressof(key), ctypes.addressof(buffer))
-    _bpf("update", BPF_MAP_UPDATE_ELEM, attr)
+    attr = bpf_attr("<IxxxxQQ", map_fd, ctypes.addressof(key), ctypes.addressof(buffer))
+    bpf_call("update", BPF_MAP_UPDATE_ELEM, attr)
 
 
 def load_task_iterator(program: bytes, function_id: int, name: str) -> int:
@@ -181,7 +184,7 @@ def load_task_iterator(program: bytes, function_id: int, name: str) -> int:
     """
     code = ctypes.create_string_buffer(program, len(program))
     license_ = ctypes.create_string_buffer(b"Dual MIT/GPL")
-    attr = _attr(
+    attr = bpf_attr(
         "<IIQQ24x16sIIIIQIIQII",
         BPF_PROG_TYPE_TRACING,
         len(program) // 8,
@@ -199,7 +202,7 @@ def load_task_iterator(program: bytes, function_id: int, name: str) -> int:
         0,
         function_id,
     )
-    return _bpf("load iterator", BPF_PROG_LOAD, attr)
+    return bpf_call("load iterator", BPF_PROG_LOAD, attr)
 
 
 def run_task_iterator(program_fd: int, tid: int) -> None:
@@ -209,10 +212,10 @@ def run_task_iterator(program_fd: int, tid: int) -> None:
         OSError: EINVAL before Linux 6.1, which cannot choose a task.
     """
     info = ctypes.create_string_buffer(struct.pack("<IIQ", tid, 0, 0), 16)
-    attr = _attr("<IIIIQI", program_fd, 0, BPF_TRACE_ITER, 0, ctypes.addressof(info), len(info))
-    link = _bpf("link iterator", BPF_LINK_CREATE, attr)
+    attr = bpf_attr("<IIIIQI", program_fd, 0, BPF_TRACE_ITER, 0, ctypes.addressof(info), len(info))
+    link = bpf_call("link iterator", BPF_LINK_CREATE, attr)
     try:
-        iterator = _bpf("create iterator", BPF_ITER_CREATE, _attr("<II", link, 0))
+        iterator = bpf_call("create iterator", BPF_ITER_CREATE, bpf_attr("<II", link, 0))
         try:
             os.read(iterator, 64)  # it prints nothing
         finally:
