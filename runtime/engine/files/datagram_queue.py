@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from formats.records.inet import Datagram, InetAddress, Membership
 from runtime.engine.files.inet_survey import Held, Survey
 from runtime.kernel import inet_options as io
-from runtime.kernel.proc_net import multicast_groups
 
 _MAX_DATAGRAM = 1 << 16
 _IP_PKTINFO, _IPV6_PKTINFO = 8, 50
@@ -71,10 +70,9 @@ def memberships(survey: Survey, held: Held, sock: socket.socket) -> tuple[Member
 
     The kernel lists groups for a whole namespace; each socket is asked about every one of them.
     """
-    groups = multicast_groups(survey.pid)
     size = 4 if held.family == socket.AF_INET else 16
     found = []
-    for index, group in dict.fromkeys(groups):
+    for index, group in survey.groups:
         if len(group) == size:
             answer = _ask(sock, index, group)
             if answer is not None:

@@ -290,9 +290,7 @@ class _Dump:
             return reading * (held.state not in (TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_CLOSING))
         if _is_packets(held):
             return 3 if held.events & select.POLLHUP else reading
-        inode = held.look.stat.st_ino
-        known = {info.inode: info.shutdown for info in self.survey.sockets(held.protocol)}
-        return known.get(inode, reading)
+        return self.survey.shutdowns(held.protocol).get(held.look.stat.st_ino, reading)
 
     def _with_datagrams(self, record: InetSocket, held: Held, sock: socket.socket) -> InetSocket:
         waiting = held.events & select.POLLIN and not _is_packets(held)

@@ -44,9 +44,13 @@ class _Kind:
 
     defaults: dict[Known, bytes]
     known: dict[tuple[int, int], Known] = field(init=False)
+    when_idle: list[tuple[Known, bytes]] = field(init=False)
+    when_connected: list[tuple[Known, bytes]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.known = {known[:2]: known for known in self.defaults}
+        self.when_idle = list(self.defaults.items())
+        self.when_connected = [p for p in self.when_idle if not io.is_idle_option(p[0])]
 
 
 class OptionTable:
@@ -70,13 +74,16 @@ class OptionTable:
             sock: Ours, or a duplicate of a task's.
             idle: Whether it is neither connected nor connecting.
         """
-        found = []
-        for known, default in self._of(sock).defaults.items():
-            if not idle and io.is_idle_option(known):
+        kind = self._of(sock)
+        # About eighty system calls for each socket: nothing else may be slow here.
+        found, get = [], sock.getsockopt
+        for (level, option, size), default in kind.when_idle if idle else kind.when_connected:
+            try:
+                value = get(level, option, size)
+            except OSError:
                 continue
-            value = io.read_option(sock, known)
-            if value is not None and value != default:
-                found.append(InetOption(known[0], known[1], value))
+            if value != default:
+                found.append(InetOption(level, option, value))
         return tuple(found)
 
     def prepare(self, sock: socket.socket, record: InetSocket) -> None:

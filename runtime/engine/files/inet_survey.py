@@ -14,6 +14,7 @@ import socket
 import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from formats.records.inet import InetAddress
 from runtime.engine.files.kind import Look
@@ -31,7 +32,7 @@ from runtime.kernel.inet_diag import (
     plain_host,
 )
 from runtime.kernel.interfaces import interface_names
-from runtime.kernel.proc_net import raw_sockets
+from runtime.kernel.proc_net import multicast_groups, raw_sockets
 from runtime.kernel.tcp_repair import TcpInfo, tcp_info
 from runtime.kernel.visit import visiting
 
@@ -222,6 +223,19 @@ class Survey:
         if protocol not in self._diag:
             self._diag[protocol] = inet_diag.inet_sockets(self.pid, protocol)
         return self._diag[protocol]
+
+    def shutdowns(self, protocol: int) -> dict[int, int]:
+        """How sockets of a protocol are shut down, by inode; only of those that are bound."""
+
+        def make() -> dict[int, int]:
+            return {info.inode: info.shutdown for info in self.sockets(protocol)}
+
+        return self._table.once(("shutdowns", protocol), make)
+
+    @cached_property
+    def groups(self) -> list[tuple[int, bytes]]:
+        """Interface and address of every multicast group that somebody has joined."""
+        return list(dict.fromkeys(multicast_groups(self.pid)))
 
     def interface(self, index: int) -> str:
         """The name of an interface, or an empty string."""
