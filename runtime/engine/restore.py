@@ -535,6 +535,8 @@ class Restore:
         self._second_step(files)
         for kind, place, held in self._sandbox_state():
             kind.finish(files, place, held)
+        for step in files.last_steps:
+            step()
         for process in self._processes:
             settings = process.record.settings
             task_settings.restore_settings(process.leader, settings, self._channel)

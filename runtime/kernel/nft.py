@@ -1,7 +1,9 @@
 """nf_tables: hold the packets of single TCP connections off, without any other program.
 
-One table of our own drops what comes in for the connections of a set, and what would go out. An
-*owned* table goes away by itself when the process that made it ends, whatever happens to it.
+One table of our own drops what comes in for the connections of a set, except what we deliver
+ourselves (runtime.kernel.packets). What goes out is let through, for the kernel would otherwise not
+count it as sent. An *owned* table goes away by itself when the process that made it ends, whatever
+happens to it.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
 from runtime.kernel.inet_diag import Endpoint
+from runtime.kernel.packets import DELIVERY_MARK
 from runtime.kernel.visit import visiting
 
 Connection = tuple[Endpoint, Endpoint]
@@ -29,10 +33,10 @@ NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES = 16, 17, 10
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN = 0, 1, 2, 3
 NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM = 6, 9, 12
 NFT_TABLE_F_OWNER = 2
-NFT_META_NFPROTO, NFT_META_L4PROTO = 15, 16
+NFT_META_MARK, NFT_META_NFPROTO, NFT_META_L4PROTO, NFT_CMP_EQ, NFT_CMP_NEQ = 3, 15, 16, 0, 1
 NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER = 1, 2
 NFT_REG_VERDICT, NFT_REG_1, NFT_REG32_00 = 0, 1, 8
-NFPROTO_INET, NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_DROP = 1, 1, 3, 0
+NFPROTO_INET, NF_INET_LOCAL_IN, NF_DROP = 1, 1, 0
 _PRIORITY = -1000  # before every other table's
 
 _ELEMENTS_PER_MESSAGE = 800  # an attribute is at most 64 KiB long
@@ -129,18 +133,12 @@ def _table(name: str, connections: Sequence[Connection], *, owned: bool) -> Iter
                 NLM_F_CREATE,
                 _text(1, name) + _text(2, set_name) + _nested(3, elements),
             )
-    for chain, hook in (("in", NF_INET_LOCAL_IN), ("out", NF_INET_LOCAL_OUT)):
-        where = _nested(4, _number(1, hook) + _number(2, _PRIORITY & 0xFFFFFFFF))
-        yield _message(
-            NFT_MSG_NEWCHAIN, create, _text(1, name) + _text(3, chain) + where + _text(7, "filter")
-        )
-        for size in _SETS:
-            rule = _nested(4, b"".join(_rule(size, incoming=hook == NF_INET_LOCAL_IN)))
-            yield _message(
-                NFT_MSG_NEWRULE,
-                NLM_F_CREATE | NLM_F_APPEND,
-                _text(1, name) + _text(2, chain) + rule,
-            )
+    where = _nested(4, _number(1, NF_INET_LOCAL_IN) + _number(2, _PRIORITY & 0xFFFFFFFF))
+    chain = _text(1, name) + _text(3, "in") + where + _text(7, "filter")
+    yield _message(NFT_MSG_NEWCHAIN, create, chain)
+    for size in _SETS:
+        rule = _text(1, name) + _text(2, "in") + _nested(4, b"".join(_rule(size)))
+        yield _message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, rule)
 
 
 def _key(connection: Connection) -> bytes:
@@ -149,21 +147,26 @@ def _key(connection: Connection) -> bytes:
     return b"".join(host + struct.pack(">H2x", port) for host, port in (remote, local))
 
 
-def _rule(size: int, *, incoming: bool) -> Iterator[bytes]:
-    for key, value in ((NFT_META_NFPROTO, _PROTOCOLS[size]), (NFT_META_L4PROTO, 6)):
-        yield _expression("meta", _number(1, NFT_REG_1) + _number(2, key))
-        same = _nested(3, _attribute(1, bytes([value])))
-        yield _expression("cmp", _number(1, NFT_REG_1) + _number(2, 0) + same)
-    source, destination = _ADDRESSES[size]
-    ends = [(source, 0), (destination, 2)]
+def _rule(size: int) -> Iterator[bytes]:
+    protocol = bytes([_PROTOCOLS[size]]), bytes([socket.IPPROTO_TCP])
+    mark = DELIVERY_MARK.to_bytes(4, sys.byteorder)
+    yield from _compare(NFT_META_MARK, NFT_CMP_NEQ, mark)
+    yield from _compare(NFT_META_NFPROTO, NFT_CMP_EQ, protocol[0])
+    yield from _compare(NFT_META_L4PROTO, NFT_CMP_EQ, protocol[1])
     register = NFT_REG32_00
-    for address, port in ends if incoming else reversed(ends):
+    for address, port in zip(_ADDRESSES[size], (0, 2), strict=True):
         yield _load(register, NFT_PAYLOAD_NETWORK_HEADER, address, size)
         yield _load(register + size // 4, NFT_PAYLOAD_TRANSPORT_HEADER, port, 2)
         register += size // 4 + 1
     yield _expression("lookup", _text(1, _SETS[size]) + _number(2, NFT_REG32_00))
     verdict = _nested(2, _nested(2, _number(1, NF_DROP)))
     yield _expression("immediate", _number(1, NFT_REG_VERDICT) + verdict)
+
+
+def _compare(key: int, operation: int, value: bytes) -> Iterator[bytes]:
+    yield _expression("meta", _number(1, NFT_REG_1) + _number(2, key))
+    data = _nested(3, _attribute(1, value))
+    yield _expression("cmp", _number(1, NFT_REG_1) + _number(2, operation) + data)
 
 
 def _load(register: int, base: int, offset: int, size: int) -> bytes:

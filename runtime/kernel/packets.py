@@ -14,7 +14,9 @@ from runtime.kernel.inet_diag import Endpoint
 # Flags of a TCP segment, RFC 9293
 FIN, ACK = 0x01, 0x10
 
+DELIVERY_MARK = 0x77727279  # of all our packets, for those who hold others off
 IPPROTO_UDPLITE = 136
+_SO_MARK = 36  # include/uapi/asm-generic/socket.h
 _IPV6_HDRINCL = 36  # include/uapi/linux/in6.h
 _TTL = 64
 
@@ -89,6 +91,7 @@ class PacketSource:
         if family not in self._sockets:
             raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
             self._sockets[family] = raw
+            raw.setsockopt(socket.SOL_SOCKET, _SO_MARK, DELIVERY_MARK)
             if not four:
                 raw.setsockopt(socket.IPPROTO_IPV6, _IPV6_HDRINCL, 1)
         if four:

@@ -12,7 +12,6 @@ from formats.records.inet import InetAddress, InetSocket
 from runtime.engine.files.datagram_queue import join
 from runtime.engine.files.inet_addresses import new_socket, sockaddr
 from runtime.engine.files.inet_options import OptionTable
-from runtime.engine.files.restored import RestoredFiles
 from runtime.errors import RestoreError
 from runtime.kernel.inet_diag import plain_host
 from runtime.kernel.inet_options import disconnect
@@ -27,7 +26,6 @@ class DatagramRestore:
     """Datagram and raw sockets of an image.
 
     Args:
-        files: The restore.
         options: Of the network namespace, which is the current one.
         packets: To send what was waiting once more.
         made: Finished sockets by file; this adds to it.
@@ -35,12 +33,10 @@ class DatagramRestore:
 
     def __init__(
         self,
-        files: RestoredFiles,
         options: OptionTable,
         packets: PacketSource,
         made: dict[int, socket.socket],
     ) -> None:
-        self._files = files
         self._options = options
         self._packets = packets
         self._made = made

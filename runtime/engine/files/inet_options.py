@@ -123,11 +123,16 @@ class OptionTable:
                 self._set(sock, key, kind.defaults[known])
         if record.device:
             sock.setsockopt(io.SOL_SOCKET, io.SO_BINDTODEVICE, record.device.encode() + b"\0")
+        self.attach_filter(sock, record)
+        if last in wanted:
+            self._set(sock, last, wanted[last])
+
+    @staticmethod
+    def attach_filter(sock: socket.socket, record: InetSocket) -> None:
+        """Attach a socket's filter, as `finish` does too."""
         if record.filter:
             with _explained("filter"):
                 set_filter(sock.fileno(), record.filter)
-        if last in wanted:
-            self._set(sock, last, wanted[last])
 
     @staticmethod
     def _set(sock: socket.socket, key: tuple[int, int], value: bytes) -> None:

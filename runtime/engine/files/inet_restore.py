@@ -1,14 +1,18 @@
 """Internet sockets from records, all of a container at once, for they depend on each other.
 
 The order: sockets that listen or are merely bound, before any connection shares their ports; then
-connections, in repair mode, until both ends of each stand; then, out of repair mode, what was never
-sent and the ends that were closed; at last the options, some of which would be in the way before.
+connections, in repair mode, until both ends of each stand, and those with closed ends to where they
+were. All that happens before the namespace's packet filters are there, and while the packets of the
+connections are held off. When the filters are there, too, everything is let go: bytes on their way
+move on, or are held up by what held them up before.
 """
 
 from __future__ import annotations
 
 import contextlib
+import secrets
 import socket
+from collections.abc import Iterator
 
 from formats.records.inet import InetSocket, NetworkLock
 from runtime.engine.files.datagram_restore import DatagramRestore
@@ -20,6 +24,7 @@ from runtime.errors import RestoreError
 from runtime.kernel import nft, tcp_repair
 from runtime.kernel.inet_diag import TCP_LISTEN
 from runtime.kernel.inet_options import SO_BINDTODEVICE, SOL_SOCKET
+from runtime.kernel.nft import PacketLock
 from runtime.kernel.packets import PacketSource
 from runtime.kernel.visit import visiting
 
@@ -37,6 +42,9 @@ class InetRestore:
         if files.options.tcp_close:
             records = [closed(r) if r.tcp is not None and r.tcp.outside else r for r in records]
         self._records = records
+        self._pid = files.init.pid
+        self._fds: dict[int, int] = {}
+        self._lock: PacketLock | None = None
         self._made: dict[int, socket.socket] = {}
 
     def run(self) -> dict[int, int]:
@@ -45,27 +53,24 @@ class InetRestore:
         Raises:
             RestoreError: The kernel refused, or the image contradicts itself.
         """
-        pid = self._files.init.pid
-        with visiting(pid, "net"), contextlib.ExitStack() as stack:
+        with visiting(self._pid, "net"), contextlib.ExitStack() as stack:
             stack.callback(self._close)
             packets = PacketSource()
             stack.callback(packets.close)
-            try:
+            with _explained():
                 self._make(packets)
-            except OSError as exc:
-                raise RestoreError(
-                    f"cannot restore a socket: {exc}", reason="socket-restore"
-                ) from exc
-            return {file_id: sock.detach() for file_id, sock in self._made.items()}
+            self._files.last_steps.append(self._go_on)
+            self._fds = {file_id: sock.detach() for file_id, sock in self._made.items()}
+            return self._fds
 
     def _close(self) -> None:
         for sock in self._made.values():
             sock.close()
 
     def _make(self, packets: PacketSource) -> None:
-        options = OptionTable()
+        options = self._options = OptionTable()
         streams = [r for r in self._records if r.kind == socket.SOCK_STREAM]
-        tcp = TcpRestore(self._files, options, packets, streams, self._made)
+        self._tcp = tcp = TcpRestore(options, packets, streams, self._made)
         idle = [r for r in streams if r.tcp is None]
         # Who has connections waiting listens first, so that they can come to nobody else.
         idle.sort(key=lambda record: not record.waiting)
@@ -78,18 +83,43 @@ class InetRestore:
         for record in idle:
             if record.state == TCP_LISTEN and not record.waiting:
                 self._made[record.file_id].listen(record.backlog)
+        for record in idle:
+            options.finish(self._made[record.file_id], record)
+        self._lock = self._hold(tcp)
         tcp.connect()
-        if self._files.packet_lock is not None:
-            self._files.packet_lock.remove()
-        for left in self._files.all_of(NetworkLock):
-            nft.remove_lock(self._files.init.pid, left.token)
-        tcp.go_on()
-        DatagramRestore(self._files, options, packets, self._made).make(
+        DatagramRestore(options, packets, self._made).make(
             [r for r in self._records if r.kind != socket.SOCK_STREAM]
         )
-        for record in streams:
-            options.finish(self._made[record.file_id], record)
-        tcp.shut_down()
+
+    def _hold(self, tcp: TcpRestore) -> PacketLock | None:
+        """Keep the connections inside from moving on before everything is there."""
+        if not tcp.inside:
+            return None
+        try:
+            return PacketLock(self._pid, f"wherry-{secrets.token_hex(8)}", tcp.inside, owned=True)
+        except OSError as exc:
+            if not nft.is_missing(exc):
+                raise
+            if tcp.needs_lock:
+                raise RestoreError(
+                    f"half-closed TCP connections need nf_tables, which is not here: {exc}",
+                    reason="tcp-lock",
+                ) from exc
+        return None
+
+    def _go_on(self) -> None:
+        """Let everything go."""
+        with visiting(self._pid, "net"), contextlib.ExitStack() as stack, _explained():
+            for file_id, fd in self._fds.items():
+                self._made[file_id] = sock = socket.socket(fileno=fd)
+                stack.callback(sock.detach)
+            self._tcp.fill_send_queues()
+            for lock in (self._lock, self._files.packet_lock):
+                if lock is not None:
+                    lock.remove()
+            for left in self._files.all_of(NetworkLock):
+                nft.remove_lock(self._pid, left.token)
+            self._tcp.go_on()
 
     @staticmethod
     def _bound(options: OptionTable, record: InetSocket) -> socket.socket:
@@ -112,3 +142,11 @@ class InetRestore:
             sock.close()
             raise
         return sock
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise RestoreError(f"cannot restore a socket: {exc}", reason="socket-restore") from exc

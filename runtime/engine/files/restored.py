@@ -62,6 +62,7 @@ class RestoredFiles:
         init: The container's init, to make what only a task inside can make.
         options: What the caller gives or allows.
         fds: Our descriptor for each file record.
+        last_steps: Called when everything else is in place, namespaces' state included.
         packet_lock: Holds off the peers of connections until these stand.
         unix_senders: Our descriptors for the far ends of UNIX sockets while they are filled.
         file_systems: By their numbers.
@@ -98,6 +99,7 @@ class RestoredFiles:
         self.channel = channel
         self.fds: dict[int, int] = {}
         self.packet_lock: PacketLock | None = None
+        self.last_steps: list[Callable[[], None]] = []
         self.unix_senders: dict[int, int] = {}
         self.places: dict[int, Place] = {}
         self.tun_queues: dict[tuple[int, str], int] = {}

@@ -2,14 +2,15 @@
 
 Both ends of a connection inside the container are made the same way, each for itself; nothing is
 sent before both stand, and their queues and numbers fit because they were read at rest. Ends that
-were closed are closed again by the real exchange where the other end is there; where it is not, the
-segment that it would have sent is delivered in its name.
+were closed are closed again, and the segment that the other end would have sent is delivered in its
+name, while what they really send is held off: each gets to where it was, and nowhere else.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import select
 import socket
 import struct
@@ -20,7 +21,6 @@ from dataclasses import replace
 from formats.records.inet import InetAddress, InetSocket, TcpState
 from runtime.engine.files.inet_addresses import Sockaddr, ends_of, new_socket, sockaddr
 from runtime.engine.files.inet_options import OptionTable
-from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.tcp_state import FIN_RECEIVED, FIN_SENT
 from runtime.errors import RestoreError
 from runtime.kernel import tcp_repair
@@ -55,22 +55,23 @@ class TcpRestore:
     """The TCP sockets of an image.
 
     Args:
-        files: The restore.
         options: Of the network namespace, which is the current one.
         packets: To speak for peers.
         records: All TCP sockets.
         made: Finished sockets by file; this adds to it.
+
+    Attributes:
+        inside: Both ends of the connections within the container, local end first.
+        needs_lock: Whether some of them must not move on before everything is there.
     """
 
     def __init__(
         self,
-        files: RestoredFiles,
         options: OptionTable,
         packets: PacketSource,
         records: list[InetSocket],
         made: dict[int, socket.socket],
     ) -> None:
-        self._files = files
         self._options = options
         self._packets = packets
         self._made = made
@@ -80,8 +81,11 @@ class TcpRestore:
         self._connecting = [r for r in with_tcp if r.state == TCP_SYN_SENT]
         living = [r for r in with_tcp if r.state not in (TCP_CLOSE, TCP_SYN_SENT)]
         self._pending = [r for r in living if _tcp(r).pending]
-        self._standing = [r for r in living if not _tcp(r).pending]
-        self._by_ends = {ends_of(r): r for r in self._standing}
+        standing = [r for r in living if not _tcp(r).pending]
+        self._open = [r for r in standing if r.state == TCP_ESTABLISHED]
+        self._closing = [r for r in standing if r.state != TCP_ESTABLISHED]
+        self.inside = [ends_of(r) for r in standing if not _tcp(r).outside]
+        self.needs_lock = any(not _tcp(r).outside for r in self._closing)
 
     # Queues of listening sockets
 
@@ -97,6 +101,8 @@ class TcpRestore:
             _connect(sock, record)
             self._borrow_cork(sock, record)
             self._send(sock, b"".join(_tcp(record).sent))
+            if record.state in FIN_SENT:
+                sock.shutdown(socket.SHUT_WR)
 
     @staticmethod
     def _knock(listener: InetSocket, stranger: InetAddress) -> None:
@@ -116,8 +122,9 @@ class TcpRestore:
     # Connections
 
     def connect(self) -> None:
-        """Make every connection, in repair mode, with what is in its queues."""
-        for record in self._standing:
+        """Make every connection, in repair mode, and bring those with a closed end to where they
+        were. Their packets are held off."""
+        for record in (*self._open, *self._closing):
             sock, tcp = self._start(record), _tcp(record)
             tcp_repair.set_queue_sequence(sock, TCP_SEND_QUEUE, tcp.send_seq)
             tcp_repair.set_queue_sequence(sock, TCP_RECV_QUEUE, tcp.receive_seq)
@@ -125,16 +132,57 @@ class TcpRestore:
             tcp_repair.set_negotiated(sock, _negotiated(tcp))
             if tcp.timestamps:
                 tcp_repair.set_timestamp(sock, tcp.timestamp)
-        # The kernel repeats what counts as sent; by then the other end is there.
-        for record in self._standing:
-            sock, tcp = self._made[record.file_id], _tcp(record)
             for piece in tcp.received:
                 tcp_repair.fill_queue(sock, TCP_RECV_QUEUE, piece)
-            sent = b"".join(tcp.sent)
-            tcp_repair.fill_queue(sock, TCP_SEND_QUEUE, sent[: len(sent) - tcp.unsent])
-            if tcp.window:
-                tcp_repair.set_window(sock, _window(tcp))
-            tcp_repair.renew_segment_size(sock)
+        for record in self._closing:
+            self._fill_send_queue(record)
+            self._leave_repair(record)
+            self._close_ends(record)
+        for record in self._dead:
+            self._made[record.file_id] = self._dead_socket(record)
+        for record in self._connecting:
+            sock = self._start(record)
+            tcp_repair.set_queue_sequence(sock, TCP_SEND_QUEUE, _tcp(record).send_seq)
+
+    def fill_send_queues(self) -> None:
+        """Put what was sent and not acknowledged into the queues of open connections.
+
+        The kernel repeats it by and by, beginning now.
+        """
+        for record in self._open:
+            self._fill_send_queue(record)
+        for record in (*self._open, *self._closing, *self._connecting):
+            self._options.attach_filter(self._made[record.file_id], record)
+
+    def _fill_send_queue(self, record: InetSocket) -> None:
+        sock, tcp = self._made[record.file_id], _tcp(record)
+        sent = b"".join(tcp.sent)
+        tcp_repair.fill_queue(sock, TCP_SEND_QUEUE, sent[: len(sent) - tcp.unsent])
+        if tcp.window:
+            tcp_repair.set_window(sock, _window(tcp))
+        tcp_repair.renew_segment_size(sock)
+
+    def go_on(self) -> None:
+        """Leave repair mode, send what was never sent, ask again who was asked."""
+        for record in self._open:
+            self._leave_repair(record)
+        for record in self._connecting:
+            self._connect_anew(record)
+        for record in self._records:
+            if record.tcp is not None:
+                self._options.finish(self._made[record.file_id], record)
+        for record in self._records:
+            if record.shutdown & 1 and record.state != TCP_CLOSE:
+                self._made[record.file_id].shutdown(socket.SHUT_RD)
+
+    def _leave_repair(self, record: InetSocket) -> None:
+        sock, tcp = self._made[record.file_id], _tcp(record)
+        # A probe has a peer outside say where it is, which it may long have wanted to.
+        probe = tcp.outside and record.state == TCP_ESTABLISHED
+        tcp_repair.leave_repair(sock, 1, probe=probe)
+        if tcp.unsent:
+            self._borrow_cork(sock, record)
+            self._send(sock, b"".join(tcp.sent)[-tcp.unsent :])
 
     def _start(self, record: InetSocket) -> socket.socket:
         """A socket in repair mode, at its address."""
@@ -146,25 +194,6 @@ class TcpRestore:
         assert record.local is not None
         sock.bind(sockaddr(record.local))
         return sock
-
-    def go_on(self) -> None:
-        """Leave repair mode, send what was never sent, close what was closed."""
-        for record in self._standing:
-            sock, tcp = self._made[record.file_id], _tcp(record)
-            # A probe has a peer outside say where it is, which it may long have wanted to.
-            probe = tcp.outside and record.state == TCP_ESTABLISHED
-            tcp_repair.leave_repair(sock, 1, probe=probe)
-        for record in self._standing:
-            tcp = _tcp(record)
-            if tcp.unsent:
-                sock = self._made[record.file_id]
-                self._borrow_cork(sock, record)
-                self._send(sock, b"".join(tcp.sent)[-tcp.unsent :])
-        self._close_ends()
-        for record in self._dead:
-            self._made[record.file_id] = self._dead_socket(record)
-        for record in self._connecting:
-            self._connect_anew(record)
 
     @staticmethod
     def _borrow_cork(sock: socket.socket, record: InetSocket) -> None:
@@ -180,81 +209,33 @@ class TcpRestore:
 
     # Closing
 
-    def _close_ends(self) -> None:
-        """Bring every connection from "established" to where it was."""
-        order = (TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSING, TCP_CLOSE_WAIT, TCP_LAST_ACK)
-        closing = [r for r in self._standing if r.state in order]
-        for record in sorted(closing, key=lambda r: order.index(r.state)):
-            sock = self._made[record.file_id]
-            if record.state in (TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSING):
-                sock.shutdown(socket.SHUT_WR)
-            self._hear_from_peer(record, sock)
-            if record.state == TCP_LAST_ACK:
-                sock.shutdown(socket.SHUT_WR)
-        for record in self._pending:
-            if record.state in FIN_SENT:
-                self._made[record.file_id].shutdown(socket.SHUT_WR)
+    def _close_ends(self, record: InetSocket) -> None:
+        """Bring a connection from "established" to where it was, whatever its other end does."""
+        sock = self._made[record.file_id]
+        if record.state in (TCP_FIN_WAIT1, TCP_FIN_WAIT2, TCP_CLOSING):
+            sock.shutdown(socket.SHUT_WR)
+        if record.state != TCP_FIN_WAIT1:
+            self._hear_from_peer(record)
+        if record.state == TCP_LAST_ACK:
+            sock.shutdown(socket.SHUT_WR)
+        _await_state(sock, record, record.state)
 
-    def _hear_from_peer(self, record: InetSocket, sock: socket.socket) -> None:
-        """Receive the peer's FIN, or that it has received ours, if it was so."""
+    def _hear_from_peer(self, record: InetSocket) -> None:
+        """Receive the peer's FIN, or the word that it has received ours."""
+        tcp = _tcp(record)
         local, remote = ends_of(record)
-        peer = self._by_ends.get((remote, local))
-        received_fin = record.state in FIN_RECEIVED
-        if peer is None and received_fin and not _tcp(record).outside:
-            self._close_in_place_of_peer(record)
-            _await_state(sock, record, (*FIN_RECEIVED, TCP_CLOSE))
-            return
-        if peer is not None and peer.state in FIN_SENT:
-            if received_fin and record.state != TCP_CLOSING:
-                _await_state(sock, record, FIN_RECEIVED)
-            return
-        if received_fin or record.state == TCP_FIN_WAIT2:
-            # It has acknowledged all we sent, and in FIN_WAIT2 our FIN too.
-            tcp = _tcp(record)
-            scale = max(tcp.send_scale, 0)
-            self._packets.send_segment(
-                remote,
-                local,
-                sequence=tcp.receive_seq + sum(map(len, tcp.received)),
-                acknowledged=self._acknowledged(record),
-                flags=FIN | ACK if received_fin else ACK,
-                window=min((tcp.window[1] if tcp.window else 0) >> scale, 0xFFFF),
-            )
-            wanted = FIN_RECEIVED if received_fin else (TCP_FIN_WAIT2, *FIN_RECEIVED)
-            _await_state(sock, record, (*wanted, TCP_CLOSE))
-
-    @staticmethod
-    def _close_in_place_of_peer(record: InetSocket) -> None:
-        """Make the other end, whose program has closed it, and close it again.
-
-        A segment in its name would not do: what answers it would find nobody, and be reset.
-        """
-        tcp = _tcp(record)
-        assert record.local is not None and record.remote is not None
-        begin = (tcp.receive_seq + sum(map(len, tcp.received))) & 0xFFFFFFFF
-        with socket.socket(record.family, socket.SOCK_STREAM) as peer:
-            tcp_repair.enter_repair(peer)
-            tcp_repair.set_queue_sequence(peer, TCP_SEND_QUEUE, begin)
-            tcp_repair.set_queue_sequence(peer, TCP_RECV_QUEUE, tcp.send_seq)
-            peer.bind(sockaddr(record.remote))
-            peer.connect(sockaddr(record.local))
-            tcp_repair.set_negotiated(peer, _negotiated(tcp))
-            here, room = tcp.send_seq, 1 << 16
-            tcp_repair.set_window(peer, (here, room, room, room, here))
-            tcp_repair.leave_repair(peer, 0)
-
-    @staticmethod
-    def _acknowledged(record: InetSocket) -> int:
-        tcp = _tcp(record)
-        if record.state == TCP_FIN_WAIT2:
-            return tcp.send_seq + sum(map(len, tcp.sent)) + 1
-        return tcp.send_seq
-
-    def shut_down(self) -> None:
-        """Shut reading down where the program had done so."""
-        for record in self._records:
-            if record.shutdown & 1 and record.state != TCP_CLOSE:
-                self._made[record.file_id].shutdown(socket.SHUT_RD)
+        fin = record.state in FIN_RECEIVED
+        everything = tcp.send_seq + sum(map(len, tcp.sent)) + 1
+        self._packets.send_segment(
+            remote,
+            local,
+            sequence=tcp.receive_seq + sum(map(len, tcp.received)),
+            acknowledged=everything if record.state == TCP_FIN_WAIT2 else tcp.send_seq,
+            flags=FIN | ACK if fin else ACK,
+            window=min((tcp.window[1] if tcp.window else 0) >> max(tcp.send_scale, 0), 0xFFFF),
+        )
+        if record.state == TCP_LAST_ACK:
+            _await_state(self._made[record.file_id], record, TCP_CLOSE_WAIT)
 
     # Connections that have ended, or not begun
 
@@ -307,19 +288,22 @@ class TcpRestore:
                 _await(lambda: _events(sock) & select.POLLERR, "its end")
                 return
             peer.shutdown(socket.SHUT_WR)
-            _await_state(sock, record, (TCP_CLOSE_WAIT,))
+            _await_state(sock, record, TCP_CLOSE_WAIT)
             sock.shutdown(socket.SHUT_WR)
-            _await_state(sock, record, (TCP_CLOSE,))
+            _await_state(sock, record, TCP_CLOSE)
 
     def _connect_anew(self, record: InetSocket) -> None:
         """Send the first segment again, with the same number."""
-        sock = self._start(record)
-        tcp_repair.set_queue_sequence(sock, TCP_SEND_QUEUE, _tcp(record).send_seq)
+        sock = self._made[record.file_id]
         tcp_repair.leave_repair(sock, 1)
-        sock.setblocking(False)
-        with contextlib.suppress(BlockingIOError):
+        blocking = os.get_blocking(sock.fileno())
+        os.set_blocking(sock.fileno(), False)
+        try:
             _connect(sock, record)
-        sock.setblocking(True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.set_blocking(sock.fileno(), blocking)
 
 
 def _tcp(record: InetSocket) -> TcpState:
@@ -369,10 +353,10 @@ def _events(sock: socket.socket) -> int:
     return next((events for _, events in poll.poll(0)), 0)
 
 
-def _await_state(sock: socket.socket, record: InetSocket, states: tuple[int, ...]) -> None:
+def _await_state(sock: socket.socket, record: InetSocket, state: int) -> None:
     _await(
-        lambda: tcp_repair.tcp_info(sock).state in states,
-        f"TCP state {record.state} of a connection",
+        lambda: tcp_repair.tcp_info(sock).state == state,
+        f"state {state} of a TCP connection that was in state {record.state}",
     )
 
 

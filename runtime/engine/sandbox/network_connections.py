@@ -38,6 +38,9 @@ class NetworkConnections(SandboxKind):
     records = (NetConnection,)
     rank = 60
 
+    def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetConnection]) -> None:
+        """Nothing yet: after the sockets, whose connections it might stand in the way of."""
+
     def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[NetConnection]:
         if not _any(scope.path):
             return
@@ -58,7 +61,7 @@ class NetworkConnections(SandboxKind):
                 f"{left_out} tracked connections, expected or with translated addresses, are lost"
             )
 
-    def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetConnection]) -> None:
+    def finish(self, files: RestoredFiles, place: Place, records: Sequence[NetConnection]) -> None:
         tracker = nf.Netfilter(place.path, nf.NFNL_SUBSYS_CTNETLINK)
         for record in records:
             try:

@@ -75,6 +75,9 @@ class NetworkFilter(SandboxKind):
     records = (NetFilter,)
     rank = 50
 
+    def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetFilter]) -> None:
+        """Nothing yet: after the sockets, whose connections it might stand in the way of."""
+
     def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[NetFilter]:
         filters = nf.Netfilter(scope.path, nf.NFNL_SUBSYS_NFTABLES)
         tables = filters.list(nf.NFT_MSG_GETTABLE)
@@ -89,7 +92,7 @@ class NetworkFilter(SandboxKind):
                     if not _is_ours(body):
                         yield NetFilter(scope.ns_id, part.name, nf.keep(body, part.kept))
 
-    def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetFilter]) -> None:
+    def finish(self, files: RestoredFiles, place: Place, records: Sequence[NetFilter]) -> None:
         filters = nf.Netfilter(place.path, nf.NFNL_SUBSYS_NFTABLES)
         parts = {part.name: part for part in _PARTS}
         messages = [

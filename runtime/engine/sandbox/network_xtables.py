@@ -27,6 +27,9 @@ class NetworkXTables(SandboxKind):
     records = (NetXTable,)
     rank = 50
 
+    def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetXTable]) -> None:
+        """Nothing yet: after the sockets, whose connections it might stand in the way of."""
+
     def dump(self, context: DumpContext, files: FileTable, scope: Scope) -> Iterable[NetXTable]:
         for family in xtables.FAMILIES.values():
             for name in xtables.table_names(scope.path, family):
@@ -42,7 +45,7 @@ class NetworkXTables(SandboxKind):
                     entries=table.entries,
                 )
 
-    def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetXTable]) -> None:
+    def finish(self, files: RestoredFiles, place: Place, records: Sequence[NetXTable]) -> None:
         for record in reversed(records):  # the kernel lists the last one first
             family = next((f for f in xtables.FAMILIES.values() if f.number == record.family), None)
             if (
