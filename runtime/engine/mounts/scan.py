@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from runtime.kernel.aside import MountHand
@@ -68,33 +67,23 @@ class HostProc:
         os.close(self._fd)
 
 
-def all_mounts(pids: Iterable[int]) -> list[Mount]:
-    """The mounts of the namespace that the tasks *pids* are in.
-
-    A task with another root sees fewer of them; the one that sees most tells.
-    """
-    views: dict[tuple[int, int], int] = {}
-    for pid in pids:
-        status = os.stat(f"/proc/{pid}/root")
-        views.setdefault((status.st_dev, status.st_ino), pid)
-    return max((read_mounts(pid) for pid in views.values()), key=len)
-
-
-def scan(pids: list[int], mounts: list[Mount]) -> Scan:
-    """Find a way to the top of every mount of the namespace that the tasks *pids* are in.
+def scan(pids: list[int]) -> Scan:
+    """Find every mount of the namespace that the tasks *pids* are in, and a way to its top.
 
     Raises:
         OSError: The kernel refused.
     """
-    found = Scan(mounts)
+    found = Scan([])
     proc = HostProc()
     try:
         with MountHand(f"/proc/{pids[0]}/ns/mnt") as hand:
             found.root = hand.do(os.open, "/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            found.mounts = hand.do(proc.mounts)
+            _take_wider_view(found, pids)
             hand.do(_copy_namespace)
             copies = hand.do(proc.mounts)
             opened = _peel(hand, proc, copies)
-        same = _match(mounts, copies)
+        same = _match(found.mounts, copies)
         found.tops = {same[copy]: fd for copy, fd in opened.items() if copy in same}
         for copy, fd in opened.items():
             if copy not in same:
@@ -108,6 +97,18 @@ def scan(pids: list[int], mounts: list[Mount]) -> Scan:
     finally:
         proc.close()
     return found
+
+
+def _take_wider_view(found: Scan, pids: list[int]) -> None:
+    """See what a task sees, if it is more: its root may lie below what covers the namespace's."""
+    for pid in pids:
+        mounts = read_mounts(pid)
+        if len(mounts) > len(found.mounts):
+            found.mounts = mounts
+            os.close(found.root)
+            found.root = -1
+            path = f"/proc/{pid}/root"
+            found.root = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
 def _copy_namespace() -> None:

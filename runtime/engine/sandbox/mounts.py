@@ -26,9 +26,9 @@ from runtime.engine.mounts.describe import (
     root_of,
     was_changed,
 )
-from runtime.engine.mounts.scan import Scan, all_mounts, scan
+from runtime.engine.mounts.scan import Scan, scan
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
-from runtime.kernel.mountinfo import Mount
+from runtime.kernel.mountinfo import Mount, read_mounts
 
 SAVED = (
     (
@@ -60,12 +60,11 @@ class Mounts(SandboxKind):
         if context.target.mounts is None:
             return ()
         pids = _members(context, scope)
-        mounts = all_mounts(pids)
         baseline = Baseline([tuple(entry) for entry in context.target.mounts])
         alone = sum(other.kind == "mnt" for other in context.scopes.values()) == 1
-        if scope.own and alone and baseline.is_whole(mounts):
+        if scope.own and alone and baseline.is_whole(read_mounts(scope.pid)):
             return ()
-        seen = scan(pids, mounts)
+        seen = scan(pids)
         for fd in seen.fds():
             files.keep_open(fd)
         return _Namespace(context, files, scope, seen, baseline).records()
