@@ -331,6 +331,24 @@ class ExternalFile:
     owner: Owner | None = None
 
 
+@record("file-given")
+@dataclass(frozen=True, slots=True)
+class GivenFile:
+    """A descriptor that a restore is given under a name that the checkpoint was told.
+
+    Attributes:
+        file_id: Id.
+        key: The name.
+        flags: open(2) flags.
+        description: What it was, for people.
+    """
+
+    file_id: int
+    key: str
+    flags: int
+    description: str
+
+
 @record("tree")
 @dataclass(frozen=True, slots=True)
 class Tree:

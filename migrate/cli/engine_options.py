@@ -38,8 +38,8 @@ def checkpoint_options(function: Function) -> Function:
         "--external",
         metavar="THING",
         multiple=True,
-        help="Something outside that a restore gives anew: file[MNT:INODE], unix[INODE], "
-        "tty[RDEV:DEV], mnt[PATH]:KEY.",
+        help="Something outside that a restore gives anew: file[MNT:INODE], pipe[INODE], "
+        "unix[INODE], tty[RDEV:DEV], mnt[PATH]:KEY.",
     )(command)
     for name, text in reversed(_FLAGS):
         names = (f"--{name.replace('_', '-')}", *_ALSO.get(name, ()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from formats.records.files import ExternalFile
+from runtime.engine.files.given import duplicate, inherited
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
@@ -34,8 +35,10 @@ class External(Kind):
         )
 
     def restore(self, files: RestoredFiles, record: ExternalFile) -> int:
-        fd = files.stdio[STREAMS.index(record.name)]
-        return os.dup(fd)
+        given = inherited(files, record.description)
+        if given is not None:
+            return duplicate(given, record)
+        return os.dup(files.stdio[STREAMS.index(record.name)])
 
 
 def stream_of(table: FileTable, look: Look) -> int | None:
