@@ -137,7 +137,7 @@ class RestorePlan:
                 finally:
                     os.close(channel_fd)
                 try:
-                    restore.build(init, (stdio[0], stdio[1], stdio[2]), progress)
+                    restore.build(init, (stdio[0], stdio[1], stdio[2]), cgroups, progress)
                     restore.release(cgroups)
                 except BaseException:
                     init.kill()

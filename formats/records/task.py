@@ -160,6 +160,8 @@ class Thread:
             it could not be found out.
         seccomp_logged: Bit n-1 for the nth filter that was installed with SECCOMP_FILTER_FLAG_LOG.
         settings: What it has asked the kernel for.
+        cgroups: The cgroups that it is in, where that is not the container's own: hierarchy and
+            path as in `Cgroup`.
     """
 
     tid: int
@@ -187,6 +189,7 @@ class Thread:
     sleep_left_ns: int | None = None
     seccomp_logged: int = 0
     settings: TaskSettings = field(default=TaskSettings())
+    cgroups: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ class Freezer(Protocol):
     def begin_freeze(self) -> None:
         """Stop every task of the cgroup, without waiting for all of them to have stopped."""
 
+    def directories_by_hierarchy(self) -> dict[str, Path]:
+        """The container's cgroups by hierarchy, as /proc/PID/cgroup calls these."""
+
     def thaw(self) -> None:
         """Let every task of the cgroup go on."""
 

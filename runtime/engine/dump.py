@@ -32,6 +32,7 @@ from formats.records.task import (
 from formats.statefile import ImageWriter
 from runtime.engine import dump_memory
 from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
+from runtime.engine.cgroup_tree import CgroupDump, CgroupHomes
 from runtime.engine.check_sandbox import check_sandbox
 from runtime.engine.context import DumpContext
 from runtime.engine.cow import Pages, by_birth, share_pages
@@ -154,6 +155,8 @@ class _Dump:
         self.trees: list[TreeDump] = []
         self.records: list[Record] = []  # of namespaces and what they hold
         self.scopes = Scopes(self.context)
+        self.homes = CgroupHomes(target.cgroups.directories_by_hierarchy())
+        self.cgroups = CgroupDump(self.context, self.homes)
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -173,6 +176,7 @@ class _Dump:
         """Close the descriptors that looking has opened."""
         self.files.close()
         self.scopes.close()
+        self.homes.close()
 
     # Looking
 
@@ -213,6 +217,10 @@ class _Dump:
 
     def _collect_sandbox(self) -> None:
         self.records += self.scopes.records()
+        self.records += self.cgroups.records(self.context.frozen.tracees)
+        for scope in self.context.scopes.values():
+            if scope.kind == "cgroup" and not scope.own and scope.pid:
+                self.records.append(self.cgroups.namespace(scope.ns_id, scope.pid))
         for kind in load_sandbox_kinds():
             for scope in self.context.scopes.values():
                 dead = scope.kind == "pid" and not scope.pid
@@ -307,7 +315,8 @@ class _Dump:
         )
 
     def _with_own(self, process: LiveProcess, tid: int, thread: Thread) -> Thread:
-        """A thread's record with what it does not share with its leader."""
+        """A thread's record with its cgroups, and what it does not share with its leader."""
+        thread = dataclasses.replace(thread, cgroups=self.cgroups.of(tid))
         if tid == process.view:
             return thread
         if self.sharing.number(FS, tid):

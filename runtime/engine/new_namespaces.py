@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NoReturn
 
 from formats.records.sandbox import Namespace, TimeNamespace, UserNamespace
@@ -138,12 +138,18 @@ class NewNamespaces:
 
     # Making
 
-    def make(self, left_to_tasks: set[int]) -> None:
-        """Make every nested namespace but the pid namespaces, and those in *left_to_tasks*."""
+    def make(self, left_to_tasks: set[int], enter_cgroups: Callable[[int, int], None]) -> None:
+        """Make every nested namespace but the pid namespaces.
+
+        Args:
+            left_to_tasks: Others that are not to be made either.
+            enter_cgroups: Puts a process where a cgroup namespace has its root; called with the
+                id of that and a pid of ours.
+        """
         for ns_id in self._own.values():
             self.fd(ns_id)
         for user_ns in (self.own("user"), *self._outside_in()):
-            self._make_owned(user_ns, left_to_tasks)
+            self._make_owned(user_ns, left_to_tasks, enter_cgroups)
 
     def _outside_in(self) -> Iterator[int]:
         """The nested user namespaces, parents first."""
@@ -160,7 +166,12 @@ class NewNamespaces:
                 done.add(ns_id)
                 waiting.remove(ns_id)
 
-    def _make_owned(self, user_ns: int, left_to_tasks: set[int]) -> None:
+    def _make_owned(
+        self,
+        user_ns: int,
+        left_to_tasks: set[int],
+        enter_cgroups: Callable[[int, int], None],
+    ) -> None:
         """Make a user namespace, if it is nested, and what it owns."""
         owned = [
             record
@@ -177,6 +188,8 @@ class NewNamespaces:
             if nested:
                 self._make_user(maker, user_ns)
             for record in owned:
+                if record.kind == "cgroup":
+                    enter_cgroups(record.ns_id, maker.pid)
                 maker.unshare(NAMESPACE_FLAGS[record.kind])
                 link = "time_for_children" if record.kind == "time" else record.kind
                 self.adopt(record.ns_id, maker.pid, link)

@@ -19,6 +19,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from formats.records.cgroups import Cgroup, CgroupNamespace
 from formats.records.codec import Record
 from formats.records.files import Inode, Tree
 from formats.records.image import Host, Image
@@ -37,6 +38,7 @@ from runtime.engine.api import (
     no_progress,
 )
 from runtime.engine.attachments import attach_segments
+from runtime.engine.cgroup_tree import CgroupHomes, CgroupRestore
 from runtime.engine.corpses import end_zombie
 from runtime.engine.cow import Inheritance, is_early
 from runtime.engine.files.flags import restore_flags
@@ -263,12 +265,15 @@ class Restore:
         self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         return theirs.detach()
 
-    def build(self, init: Init, stdio: Stdio, progress: Progress = no_progress) -> None:
+    def build(
+        self, init: Init, stdio: Stdio, cgroups: Freezer, progress: Progress = no_progress
+    ) -> None:
         """Rebuild every task around the sandbox's init; afterwards all of them are stopped.
 
         Args:
             init: Blocked before the execution of the stub, with `make_channel`'s end.
             stdio: What stands in for the standard streams that came from outside.
+            cgroups: The new container's.
             progress: Told about memory.
 
         Raises:
@@ -278,7 +283,7 @@ class Restore:
         """
         began = time.monotonic_ns()
         try:
-            self._build(init, stdio, progress)
+            self._build(init, stdio, cgroups, progress)
         except CallFailedError as exc:
             raise RestoreError(f"{self._cid}: {exc.strerror}") from exc
         self.report.total_ns = time.monotonic_ns() - began
@@ -290,7 +295,7 @@ class Restore:
             self.report.total_ns / 1e6,
         )
 
-    def _build(self, init: Init, stdio: Stdio, progress: Progress) -> None:
+    def _build(self, init: Init, stdio: Stdio, own: Freezer, progress: Progress) -> None:
         began = time.monotonic_ns()
         records = self._all(Process)
         self._spaces = {space.mm_id: space for space in self._all(AddressSpace)}
@@ -313,7 +318,11 @@ class Restore:
             partial(self._open_early, files),
         )
         terminals = RestoredTerminals(files, stub, self._channel)
-        namespaces = self._namespaces = self._make_namespaces(records, init.pid)
+        homes = CgroupHomes(own.directories_by_hierarchy())
+        self._at_end.callback(homes.close)
+        cgroups = CgroupRestore(self._all(Cgroup), homes)
+        cgroups.make()
+        namespaces = self._namespaces = self._make_namespaces(records, init.pid, cgroups)
         placement = Placement(
             namespaces, self._channel, stub, _taken_ids(namespaces, records), _end_quietly
         )
@@ -327,6 +336,9 @@ class Restore:
                 task = tree.threads[record.pid][0]
                 files.tracees[task.tid] = task
                 files.ns_pids[task.tid] = record.pid
+        for record in records:
+            for task, thread in zip(tree.threads.get(record.pid, ()), record.threads, strict=False):
+                cgroups.place(task, thread.cgroups)
         self._places = list(self._find_places(tree))
         files.places = {place.ns_id: place for place in self._places}
         for kind, place, held_there in self._sandbox_state():
@@ -364,17 +376,24 @@ class Restore:
                 reason="image-inconsistent",
             )
         self._finish(files, tree, records, hole)
+        cgroups.finish()
         self.report.processes = len(records)
         self.report.tasks = sum(len(process.tasks) for process in self._processes)
 
-    def _make_namespaces(self, records: list[Process], init_pid: int) -> NewNamespaces:
+    def _make_namespaces(
+        self, records: list[Process], init_pid: int, cgroups: CgroupRestore
+    ) -> NewNamespaces:
         """Make what programs had made beside the sandbox's own."""
         namespaces = NewNamespaces(
             self._all(Namespace), self._all(UserNamespace), self._all(TimeNamespace), init_pid
         )
         self._at_end.callback(namespaces.close)
         threads = (thread for record in records for thread in record.threads)
-        namespaces.make({thread.time_for_children for thread in threads})
+        roots = {record.ns_id: record.roots for record in self._all(CgroupNamespace)}
+        namespaces.make(
+            {thread.time_for_children for thread in threads},
+            lambda ns_id, pid: cgroups.enter(pid, roots.get(ns_id, ())),
+        )
         return namespaces
 
     def _find_places(self, tree: ProcessTree) -> Iterator[Place]:

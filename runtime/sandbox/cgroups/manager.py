@@ -130,6 +130,10 @@ class Cgroups:
         """All directories of the container."""
         return [*self.v1.values(), *([] if self.v2 is None else [self.v2])]
 
+    def directories_by_hierarchy(self) -> dict[str, Path]:
+        """All directories by the hierarchy, as /proc/PID/cgroup calls it: nothing for cgroup v2."""
+        return self.v1 | ({} if self.v2 is None else {"": self.v2})
+
     def controllers(self) -> dict[str, Path]:
         """Directory of each cgroup v1 controller."""
         return {name: path for key, path in self.v1.items() for name in key.split(",")}
