@@ -240,7 +240,10 @@ class SignalFd:
 @record("file-timerfd")
 @dataclass(frozen=True, slots=True)
 class TimerFd:
-    """timerfd_create(2); times in nanoseconds, ``value_ns`` is the time left."""
+    """timerfd_create(2); times in nanoseconds, ``value_ns`` is the time left.
+
+    ``end_ns`` is when it expires, on its clock, for one that was set to an absolute time.
+    """
 
     file_id: int
     flags: int
@@ -250,6 +253,7 @@ class TimerFd:
     value_ns: int
     interval_ns: int
     owner: Owner | None = None
+    end_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

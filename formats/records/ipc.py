@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from formats.records.codec import record
+from formats.records.files import Owner
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,3 +121,69 @@ class IpcSettings:
 
     ns_id: int
     values: dict[str, str]
+
+
+@record("posix-queue")
+@dataclass(frozen=True, slots=True)
+class PosixQueue:
+    """A POSIX message queue, mq_overview(7).
+
+    Attributes:
+        ns_id: The IPC namespace.
+        queue_id: Other records name it so.
+        name: Without the leading slash.
+        linked: Whether it still has that name, rather than being open only.
+        mode: Permission bits.
+        uid: Owner.
+        gid: Owner's group.
+        max_messages: ``mq_maxmsg``.
+        message_size: ``mq_msgsize``.
+    """
+
+    ns_id: int
+    queue_id: int
+    name: str
+    linked: bool
+    mode: int
+    uid: int
+    gid: int
+    max_messages: int
+    message_size: int
+
+
+@record("posix-message")
+@dataclass(frozen=True, slots=True)
+class PosixMessage:
+    """A message in a POSIX queue; the records of one queue stand in the order of receiving.
+
+    Attributes:
+        ns_id: The IPC namespace.
+        queue_id: The queue.
+        priority: Higher ones are received first.
+        data: At most the queue's ``message_size`` bytes.
+    """
+
+    ns_id: int
+    queue_id: int
+    priority: int
+    data: bytes
+
+
+@record("file-mqueue")
+@dataclass(frozen=True, slots=True)
+class QueueFile:
+    """A message queue descriptor.
+
+    Attributes:
+        file_id: Id.
+        queue_id: The queue.
+        flags: open(2) flags.
+        path: Where it was opened by open(2), in the container; empty for mq_open(3).
+        owner: Who gets SIGIO.
+    """
+
+    file_id: int
+    queue_id: int
+    flags: int
+    path: str
+    owner: Owner | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -64,6 +65,10 @@ class DumpContext:
         """A number that no other object, file or address space of this image has."""
         self._last_id += 1
         return self._last_id
+
+    def since_clock(self) -> int:
+        """Nanoseconds since ``clock_ns``: what is left of a time now was as much more then."""
+        return time.monotonic_ns() - self.clock_ns
 
     def subject(self, pid: int, what: str = "") -> str:
         """How a message names a process: its pid inside, its name, and *what* of it."""

@@ -33,7 +33,6 @@ from formats.statefile import ImageWriter
 from runtime.engine import dump_memory
 from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
 from runtime.engine.cgroup_tree import CgroupDump, CgroupHomes
-from runtime.engine.check_sandbox import check_sandbox
 from runtime.engine.context import DumpContext
 from runtime.engine.cow import Pages, by_birth, share_pages
 from runtime.engine.dump_tasks import (
@@ -185,7 +184,6 @@ class _Dump:
         tree = collect_tree(self.context, self.scopes)
         self.host = describe_host(self.target.init_pid, 0)
         self.context.clock_ns = time.monotonic_ns()
-        check_sandbox(self.context)
         living = [process for process in tree if not process.zombie]
         self._raise_refusals()
         for process in living:

@@ -91,6 +91,7 @@ REFUSED = (
 
 log = logging.getLogger(__name__)
 
+ITIMER_REAL = 0
 _ITIMERS = (0, 1, 2)  # ITIMER_REAL, ITIMER_VIRTUAL, ITIMER_PROF
 _SIGEV = {"signal": 0, "none": 1, "thread": 2}
 SIGEV_THREAD_ID = 4
@@ -477,14 +478,18 @@ class _Questions:
             if left or every:
                 # Without time left it has just expired: the kernel sets it anew when the pending
                 # SIGALRM is taken. That signal is saved apart; the period after it is not.
-                yield IntervalTimer(which, left or every, every)
+                since = self.context.since_clock() // 1000 if which == ITIMER_REAL and left else 0
+                yield IntervalTimer(which, (left or every) + since, every)
 
     def _posix_timer(
         self, answers: Answers, info: proc_task.TimerInfo, room: Out, overrun: Result
     ) -> PosixTimer:
         every_s, every_ns, left_s, left_ns = signals.ITIMERSPEC.unpack(answers.read(room))
-        by_thread = info.notify == "signal" and info.target != self.pid
+        by_thread = info.by_thread
         notify = SIGEV_THREAD_ID if by_thread else _SIGEV.get(info.notify, 0)
+        left = left_s * signals.NS + left_ns
+        if left and info.clock in signals.RUNNING_CLOCKS:
+            left += self.context.since_clock()
         return PosixTimer(
             timer_id=info.timer_id,
             clock=info.clock,
@@ -492,7 +497,7 @@ class _Questions:
             signal=info.signal,
             value=info.value,
             tid=self.context.own_id(info.target) if by_thread else 0,
-            value_ns=left_s * signals.NS + left_ns,
+            value_ns=left,
             interval_ns=every_s * signals.NS + every_ns,
             overrun=max(answers[overrun], 0),
         )
@@ -540,8 +545,7 @@ class _Questions:
         if saved.sleep_end is None:
             return None
         clock, end = saved.sleep_end
-        since = time.monotonic_ns() - self.context.clock_ns
-        return end - time.clock_gettime_ns(clock) + since
+        return end - time.clock_gettime_ns(clock) + self.context.since_clock()
 
 
 def _altstack(data: bytes) -> tuple[int, int, int]:

@@ -69,6 +69,7 @@ from runtime.engine.restore_memory import (
     map_address_space,
 )
 from runtime.engine.restore_threads import RestoredProcess
+from runtime.engine.restore_timers import restore_timers
 from runtime.engine.restore_tree import INIT, ProcessTree, end_task
 from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
 from runtime.engine.terminal_restore import RestoredTerminals
@@ -339,6 +340,7 @@ class Restore:
         for record in records:
             for task, thread in zip(tree.threads.get(record.pid, ()), record.threads, strict=False):
                 cgroups.place(task, thread.cgroups)
+        files.clock_elapsed = partial(clock_since, self._host, stub.pid)
         self._places = list(self._find_places(tree))
         files.places = {place.ns_id: place for place in self._places}
         for kind, place, held_there in self._sandbox_state():
@@ -645,12 +647,12 @@ class Restore:
     def _hand_over(self, process: RestoredProcess, hole: int) -> None:
         """From here on no batch can run in the process."""
         assert self._files is not None
-        restore_threads.restore_timers(process)
+        elapsed = clock_since(self._host, self._files.init.pid)
+        restore_timers(process.record, process.tasks, elapsed)
         task_settings.restore_autogroup(process.leader, process.record.settings)
         for task, thread in zip(process.tasks, process.record.threads, strict=True):
             of_process = process.record.settings if task is process.leader else None
             task_settings.restrict(task, thread.settings, of_process)
-        elapsed = clock_since(self._host, self._files.init.pid)
         registers = [
             restore_threads.resume_sleep(task, thread, elapsed)
             for task, thread in zip(process.tasks, process.record.threads, strict=True)

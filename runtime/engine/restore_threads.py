@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from formats.records.task import Credentials, PosixTimer, Process, Thread
+from formats.records.task import Credentials, Process, Thread
 from runtime.engine import signals
 from runtime.engine.arch import current as arch
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import ALL_BUT_TRAP, DATA_OFFSET, Batch
+from runtime.engine.restore_timers import rearmed_ids, timer_of
 from runtime.errors import RestoreError
 from runtime.kernel import proc_task, process_vm, ptrace, sched
 from runtime.kernel.capabilities import last_capability
@@ -29,7 +30,6 @@ from runtime.kernel.prctl import (
     PR_SET_SECUREBITS,
     PR_SET_THP_DISABLE,
     PR_SET_TIMERSLACK,
-    PR_TIMER_CREATE_RESTORE_IDS,
 )
 from runtime.kernel.seccomp import (
     SECCOMP_FILTER_FLAG_LOG,
@@ -54,7 +54,6 @@ _POLL_S = 0.0005
 P_PID, WNOHANG, WSTOPPED = 1, 1, 2  # <sys/wait.h>
 SECBIT_NO_SETUID_FIXUP = 1 << 2  # include/uapi/linux/securebits.h
 _CAP_HEADER = struct.pack("<Ii", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, ourselves
-_SIGEVENT = struct.Struct("<Qiii44x")  # value, signal, notify, thread id; 64 bytes
 SECCOMP_SET_MODE_STRICT, SECCOMP_SET_MODE_FILTER = 0, 1
 _SOCK_FPROG = struct.Struct("<HxxxxxxQ")
 
@@ -121,56 +120,6 @@ def restore_limits(process: RestoredProcess) -> None:
         batch.call("prlimit64", 0, limit.resource, packed, 0)
     if len(batch):
         process.leader.do(batch)
-
-
-def restore_timers(process: RestoredProcess) -> None:
-    """Interval and POSIX timers; last of all, so that a restore's own time does not count."""
-    record = process.record
-    batch = Batch()
-    for timer in record.interval_timers:
-        packed = signals.ITIMERVAL.pack(
-            *divmod(timer.interval_us, signals.US), *divmod(timer.value_us, signals.US)
-        )
-        batch.call("setitimer", timer.which, packed, 0)
-    if len(batch):
-        process.leader.do(batch)
-    if record.posix_timers:
-        _create_timers(process.leader, record.posix_timers)
-        batch = Batch()
-        for posix in record.posix_timers:
-            if posix.value_ns:
-                packed = signals.ITIMERSPEC.pack(
-                    *divmod(posix.interval_ns, signals.NS), *divmod(posix.value_ns, signals.NS)
-                )
-                batch.call("timer_settime", posix.timer_id, 0, packed, 0)
-        if len(batch):
-            process.leader.do(batch)
-
-
-def _create_timers(leader: NewTask, timers: tuple[PosixTimer, ...]) -> None:
-    """Create timers under their old numbers."""
-    batch = Batch()
-    # Linux 6.15 lets the caller choose. Before it numbers count up, so we count along.
-    chosen = batch.call("prctl", PR_TIMER_CREATE_RESTORE_IDS, 1, 0, 0, 0, may_fail=True)
-    can_choose = leader.do(batch)[chosen] == 0
-    following = 0
-    for timer in sorted(timers, key=lambda timer: timer.timer_id):
-        event = _SIGEVENT.pack(timer.value, timer.signal, timer.notify, timer.tid)
-        if not can_choose:
-            while following < timer.timer_id:
-                batch = Batch()
-                room = batch.data(bytes(4))
-                batch.call("timer_create", timer.clock, event, room)
-                batch.call("timer_delete", following)
-                leader.do(batch)
-                following += 1
-        batch = Batch()
-        room = batch.data(struct.pack("<i", timer.timer_id))
-        batch.call("timer_create", timer.clock, event, room)
-        leader.do(batch)
-        following = timer.timer_id + 1
-    if can_choose:
-        leader.call("prctl", PR_TIMER_CREATE_RESTORE_IDS, 0, 0, 0, 0)
 
 
 # Threads
@@ -338,7 +287,10 @@ def queue_signals(process: RestoredProcess) -> None:
     """Queue what was pending; the tasks send it to themselves, which leaves it unchanged."""
     batch = Batch()
     record = process.record
+    own_timers = rearmed_ids(record)
     for info in record.pending:
+        if timer_of(info) in own_timers:
+            continue
         batch.call("rt_sigqueueinfo", process.leader_ids[-1], _signal_of(info), info)
     if len(batch):
         # Only the first thread may send the process what seems to come from others.
@@ -346,6 +298,8 @@ def queue_signals(process: RestoredProcess) -> None:
     for task, thread in zip(process.tasks, record.threads, strict=True):
         batch = Batch()
         for info in thread.pending:
+            if timer_of(info) in own_timers:
+                continue
             own = (process.leader_ids[-1], task.ids[-1])
             batch.call("rt_tgsigqueueinfo", *own, _signal_of(info), info)
         if len(batch):

@@ -36,10 +36,10 @@ def timerfd_create(clock: int) -> int:
     return syscall("timerfd_create", NR["timerfd_create"], clock, os.O_CLOEXEC)
 
 
-def timerfd_settime(fd: int, value_ns: int, interval_ns: int) -> None:
-    """Arm a timer descriptor, relative to now."""
+def timerfd_settime(fd: int, value_ns: int, interval_ns: int, flags: int = 0) -> None:
+    """Arm a timer descriptor, without ``TFD_TIMER_ABSTIME`` in *flags* relative to now."""
     spec = itimerspec(interval_ns // NS, interval_ns % NS, value_ns // NS, value_ns % NS)
-    syscall(f"timerfd_settime({fd})", NR["timerfd_settime"], fd, 0, ctypes.addressof(spec), 0)
+    syscall(f"timerfd_settime({fd})", NR["timerfd_settime"], fd, flags, ctypes.addressof(spec), 0)
 
 
 def inotify_init() -> int:

@@ -186,13 +186,14 @@ class TimerInfo:
     signal: int
     value: int
     notify: str
+    by_thread: bool
     target: int
     clock: int
 
 
 _TIMER = re.compile(
     r"ID: (\d+)\nsignal: (\d+)/([0-9a-fx]+|\(null\))\n"
-    r"notify: (\w+)/(?:pid|tid)\.(\d+)\nClockID: (-?\d+)"
+    r"notify: (\w+)/(pid|tid)\.(\d+)\nClockID: (-?\d+)"
 )
 
 
@@ -205,8 +206,9 @@ def timers(pid: int) -> list[TimerInfo]:
             signal=int(match[2]),
             value=0 if match[3] == "(null)" else int(match[3], 16),
             notify=match[4],
-            target=int(match[5]),
-            clock=int(match[6]),
+            by_thread=match[5] == "tid",
+            target=int(match[6]),
+            clock=int(match[7]),
         )
         for match in _TIMER.finditer(text)
     ]

@@ -76,6 +76,8 @@ class RestoredFiles:
         channel: The other end of every task's `runtime.engine.new_task.CHANNEL_FD`.
         places: The namespaces under reconstruction, by their number in the image.
         tun_queues: Our descriptors of TUN interfaces, by namespace and name, until they are taken.
+        posix_queues: Our descriptors of message queues, by their number in the image.
+        clock_elapsed: How far the container's clock has come since the image was made, in ns.
         makers: How to open those shared-memory objects that are not merely memory.
     """
 
@@ -109,6 +111,8 @@ class RestoredFiles:
         self.ns_pids: dict[int, int] = {}
         self.tables: dict[int, dict[int, int]] = {}
         self.table_ids: set[int] = set()
+        self.posix_queues: dict[int, int] = {}
+        self.clock_elapsed: Callable[[], int] = lambda: 0
         self.makers: dict[int, Callable[[], int]] = {}
         self._once: dict[object, Any] = {}
         self._objects: dict[int, int] = {}
@@ -287,6 +291,7 @@ class RestoredFiles:
         held |= {*self.unix_senders.values(), *self.tun_queues.values()}
         held |= {self._init_pidfd, self._root_fd, *(base.fd for base in self.file_systems.values())}
         held |= {*self.tops.values(), *self.hidden.values()}
+        held |= {*self.posix_queues.values()}
         self._ghosts.close()
         for fd in held:
             os.close(fd)
@@ -295,6 +300,7 @@ class RestoredFiles:
         self._close_later.clear()
         self.unix_senders.clear()
         self.tun_queues.clear()
+        self.posix_queues.clear()
         for callback in self._when_closed:
             callback()
         self._when_closed.clear()

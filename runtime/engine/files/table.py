@@ -22,6 +22,7 @@ from runtime.engine.files.ghosts import describe_deleted
 from runtime.engine.files.inodes import find_inode, search
 from runtime.engine.files.kind import Kind, Look, file_type, kind_of, load_kinds
 from runtime.engine.files.mounts import Mounted, MountTable, below_top, mount_of
+from runtime.engine.sandbox.kind import Scope
 from runtime.kernel import kcmp, pidfd, proc_fdinfo
 from runtime.kernel.proc_maps import Mapping
 
@@ -92,6 +93,8 @@ class FileTable:
         self.shared: dict[tuple[int, int], tuple[SharedMemory, str]] = {}
         self.deleted: dict[tuple[int, int], tuple[DeletedFile, str]] = {}
         self.segments: dict[tuple[int, int], int] = {}
+        self.queue_scopes: dict[int, Scope] = {}
+        self.posix_queues: dict[tuple[int, int], int] = {}
         self.looks: dict[int, list[Look]] = {}
         self.at_last: list[Callable[[], Record]] = []
         self._mapped: dict[tuple[str, int, int, int], int] = {}

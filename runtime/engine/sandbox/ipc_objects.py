@@ -26,16 +26,23 @@ _NOBODY = 65534  # what an id outside of the map shows as, user_namespaces(7)
 
 def permissions(scope: Scope, row: dict[str, int], id_column: str) -> IpcPermissions:
     """The permissions of an object, from its line in /proc/sysvipc."""
-    uids, gids = (_id_map(scope.pid, which) for which in ("uid", "gid"))
+    uid, gid = owner_inside(scope, row["uid"], row["gid"])
+    creator_uid, creator_gid = owner_inside(scope, row["cuid"], row["cgid"])
     return IpcPermissions(
         number=row[id_column],
         key=row["key"],
         mode=row["perms"] & 0o777,
-        uid=_inside(uids, row["uid"]),
-        gid=_inside(gids, row["gid"]),
-        creator_uid=_inside(uids, row["cuid"]),
-        creator_gid=_inside(gids, row["cgid"]),
+        uid=uid,
+        gid=gid,
+        creator_uid=creator_uid,
+        creator_gid=creator_gid,
     )
+
+
+def owner_inside(scope: Scope, uid: int, gid: int) -> tuple[int, int]:
+    """A user and a group as those in the namespace see them."""
+    uids, gids = (_id_map(scope.pid, which) for which in ("uid", "gid"))
+    return _inside(uids, uid), _inside(gids, gid)
 
 
 def _id_map(pid: int, which: str) -> list[tuple[int, int, int]]:
