@@ -86,6 +86,7 @@ class UnixSocket:
         socket_uid: Owner of the socket itself, as fstat(2) shows it.
         socket_gid: Group of the socket itself.
         owner: SIGIO's, or None.
+        ns_id: Network namespace that it belongs to; 0 for the sandbox's.
     """
 
     file_id: int
@@ -112,3 +113,4 @@ class UnixSocket:
     socket_uid: int = 0
     socket_gid: int = 0
     owner: Owner | None = None
+    ns_id: int = 0

@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -56,12 +56,15 @@ class UnixInfo:
     shutdown: int = 0
 
 
-def unix_sockets(pid: int) -> dict[int, UnixInfo]:
-    """All UNIX sockets of a task's network namespace, by inode.
+def unix_sockets(path: str) -> dict[int, UnixInfo]:
+    """All UNIX sockets of a network namespace, by inode.
+
+    Args:
+        path: The namespace, as a path such as ``/proc/PID/ns/net``.
 
     Source: man 7 sock_diag, include/uapi/linux/unix_diag.h.
     """
-    with _diag_socket(pid) as diag:
+    with _diag_socket(path) as diag:
         request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, UDIAG_SHOW_ALL, 0, 0)
         header = _HEADER.pack(
             _HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0
@@ -70,9 +73,9 @@ def unix_sockets(pid: int) -> dict[int, UnixInfo]:
         return {info.inode: info for info in map(_unix_info, _messages(diag))}
 
 
-def _diag_socket(pid: int) -> socket.socket:
-    """A socket that lives in the task's network namespace."""
-    with visiting(pid, "net"):
+def _diag_socket(path: str) -> socket.socket:
+    """A socket that lives in a network namespace."""
+    with visiting_path(path, "net"):
         return socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
         )

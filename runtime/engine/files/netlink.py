@@ -13,7 +13,7 @@ from runtime.engine.files.socket_filters import read_filter, restore_filter
 from runtime.engine.files.socket_options import read_options, set_options
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Scope
-from runtime.engine.sandbox.network_ids import place_of, scope_of_socket
+from runtime.engine.sandbox.network_ids import namespace_path, scope_of_socket
 from runtime.errors import RestoreError
 from runtime.kernel import netlink_sockets as nl
 from runtime.kernel.netlink import SOL_NETLINK
@@ -81,7 +81,7 @@ class NetlinkSockets(Kind):
         ):
             raise RestoreError("a malformed netlink socket", reason="image-inconsistent")
         try:
-            with visiting_path(place_of(files, record.ns_id).path, "net"):
+            with visiting_path(namespace_path(files, record.ns_id), "net"):
                 sock = socket.socket(socket.AF_NETLINK, record.kind, record.protocol)
             try:
                 _set_up(sock, record)

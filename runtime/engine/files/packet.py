@@ -17,7 +17,7 @@ from runtime.engine.files.socket_filters import read_filter, restore_filter
 from runtime.engine.files.socket_options import read_options, set_options
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Scope
-from runtime.engine.sandbox.network_ids import place_of, scope_of_socket
+from runtime.engine.sandbox.network_ids import namespace_path, scope_of_socket
 from runtime.errors import RestoreError
 from runtime.kernel import packet_sockets as pk
 from runtime.kernel.packet_sockets import PacketInfo
@@ -88,7 +88,7 @@ class PacketSockets(Kind):
     def restore(self, files: RestoredFiles, record: PacketSocket) -> int:
         _check(record)
         try:
-            with visiting_path(place_of(files, record.ns_id).path, "net"):
+            with visiting_path(namespace_path(files, record.ns_id), "net"):
                 early = socket.htons(record.protocol) if record.kind == pk.SOCK_PACKET else 0
                 sock = socket.socket(socket.AF_PACKET, record.kind, early)
                 try:

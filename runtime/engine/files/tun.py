@@ -12,7 +12,7 @@ from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox import network_tun
-from runtime.engine.sandbox.network_ids import place_of, scope_of_socket
+from runtime.engine.sandbox.network_ids import namespace_path, scope_of_socket
 from runtime.errors import RestoreError
 from runtime.kernel import tun
 from runtime.kernel.visit import visiting_path
@@ -95,7 +95,7 @@ class TunFiles(Kind):
 
     @staticmethod
     def _open(files: RestoredFiles, record: TunFile) -> int:
-        namespace = place_of(files, record.ns_id).path
+        namespace = namespace_path(files, record.ns_id)
         try:
             node = open_inside(files.root, record.path, os.O_PATH)
         except OSError as exc:

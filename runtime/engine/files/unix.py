@@ -25,10 +25,11 @@ from runtime.engine.files.unix_make import make_all
 from runtime.engine.files.unix_names import locate
 from runtime.engine.files.unix_queue import Peeked, peek_queue
 from runtime.engine.peer_pids import PeerPids
+from runtime.engine.sandbox.kind import Scope
 from runtime.kernel import sockdiag
 from runtime.kernel.sockdiag import TCP_ESTABLISHED, TCP_LISTEN, UnixInfo
 from runtime.kernel.socket_calls import peer_groups
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SAVED = (
     (
@@ -50,6 +51,7 @@ REFUSED = (
         "unix-pending-data",
         "data sent into a connection that is not yet accepted, which nobody can look at; try again",
     ),
+    ("unix-namespaces", "a UNIX socket connected to one of another network namespace"),
     ("unix-error", "a socket with messages and an error that is not yet reported; try again"),
 )
 
@@ -115,6 +117,7 @@ class UnixSockets(Kind):
                 gid=place.gid,
                 socket_uid=look.stat.st_uid,
                 socket_gid=look.stat.st_gid,
+                ns_id=_home(table, info.inode).ns_id,
                 owner=table.owner(look),
             )
 
@@ -123,7 +126,12 @@ class UnixSockets(Kind):
         if info.peer is None:
             return Link.NONE
         if info.peer in table.socket_inodes:
-            return Link.PEER
+            if _home(table, info.peer) is _home(table, info.inode):
+                return Link.PEER
+            table.refuse(
+                look, "unix-namespaces", "is connected to a socket of another network namespace"
+            )
+            return None
         if info.inode in _pending_clients(table):
             if struct.unpack("i", fcntl.ioctl(sock, TIOCOUTQ, bytes(4)))[0]:
                 table.refuse(
@@ -187,14 +195,34 @@ class UnixSockets(Kind):
         return [file_id for message in record.queue for file_id in message.files]
 
     def restore(self, files: RestoredFiles, record: UnixSocket) -> int:
-        return files.once("unix", lambda: make_all(files)).made[record.file_id]
+        key = ("unix", record.ns_id)
+        return files.once(key, lambda: make_all(files, record.ns_id)).made[record.file_id]
 
     def fill(self, files: RestoredFiles, record: UnixSocket) -> None:
-        files.once("unix-fill", lambda: fill_all(files, files.made("unix")))
+        making = files.made(("unix", record.ns_id))
+        files.once(("unix-fill", record.ns_id), lambda: fill_all(making))
 
 
 def _infos(table: FileTable) -> dict[int, UnixInfo]:
-    return table.once("unix", lambda: sockdiag.unix_sockets(table.context.target.init_pid))
+    return table.once("unix", lambda: {inode: i for inode, (i, _) in _all(table).items()})
+
+
+def _home(table: FileTable, inode: int) -> Scope:
+    """The network namespace of a socket."""
+    return _all(table)[inode][1]
+
+
+def _all(table: FileTable) -> dict[int, tuple[UnixInfo, Scope]]:
+    return table.once("unix-all", lambda: _collect(table))
+
+
+def _collect(table: FileTable) -> dict[int, tuple[UnixInfo, Scope]]:
+    return {
+        inode: (info, scope)
+        for scope in table.context.scopes.values()
+        if scope.kind == "net"
+        for inode, info in sockdiag.unix_sockets(scope.path).items()
+    }
 
 
 def _refuse_unknown(table: FileTable, look: Look) -> None:
@@ -254,7 +282,7 @@ def _has_failed(sock: socket.socket) -> bool:
 def _fresh_options(table: FileTable, kind: int) -> dict[int, bytes]:
     def read() -> dict[int, bytes]:
         with (
-            visiting(table.context.target.init_pid, "net"),
+            visiting_path(f"/proc/{table.context.target.init_pid}/ns/net", "net"),
             socket.socket(socket.AF_UNIX, kind) as plain,
         ):
             return dict(read_options(plain))
@@ -289,27 +317,29 @@ def _holds_name(table: FileTable, info: UnixInfo) -> bool:
         return True
     if info.kind == socket.SOCK_DGRAM or info.state != TCP_ESTABLISHED:
         return True
-    first, others = table.once("unix-by-name", lambda: _by_name(table))[info.name]
+    home = _home(table, info.inode)
+    first, others = table.once("unix-by-name", lambda: _by_name(table))[home.ns_id, info.name]
     if others or first != info.inode:
         return False
     held: bool = table.once(
-        ("unix-held", info.kind, info.name),
-        lambda: _is_taken(table.context.target.init_pid, info.kind, info.name),
+        ("unix-held", home.ns_id, info.kind, info.name),
+        lambda: _is_taken(home.path, info.kind, info.name),
     )
     return held
 
 
-def _by_name(table: FileTable) -> dict[bytes, tuple[int, bool]]:
+def _by_name(table: FileTable) -> dict[tuple[int, bytes], tuple[int, bool]]:
     """For each name a connected socket with it, and whether there is one that is not connected."""
-    found: dict[bytes, tuple[int, bool]] = {}
-    for info in _infos(table).values():
-        first, others = found.get(info.name, (info.inode, False))
-        found[info.name] = (min(first, info.inode), others or info.state != TCP_ESTABLISHED)
+    found: dict[tuple[int, bytes], tuple[int, bool]] = {}
+    for info, scope in _all(table).values():
+        key = (scope.ns_id, info.name)
+        first, others = found.get(key, (info.inode, False))
+        found[key] = (min(first, info.inode), others or info.state != TCP_ESTABLISHED)
     return found
 
 
-def _is_taken(pid: int, kind: int, name: bytes) -> bool:
-    with visiting(pid, "net"), socket.socket(socket.AF_UNIX, kind) as probe:
+def _is_taken(home: str, kind: int, name: bytes) -> bool:
+    with visiting_path(home, "net"), socket.socket(socket.AF_UNIX, kind) as probe:
         try:
             probe.bind(name)
         except OSError as exc:

@@ -20,8 +20,9 @@ from runtime.engine.helpers import end_helper, make_helper
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Batch, Out, Result
 from runtime.kernel import pidfd, proc_task
+from runtime.kernel.clone import CLONE_NEWNET
 from runtime.kernel.prctl import PR_SET_SECUREBITS
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SECBIT_NO_SETUID_FIXUP = 1 << 2  # include/uapi/linux/securebits.h: capabilities stay
 SOCK_CLOEXEC = socket.SOCK_CLOEXEC
@@ -67,12 +68,18 @@ class Actors:
 
     # What they do
 
-    def pairs(self, kind: int, who: UnixCredentials, count: int) -> list[tuple[int, int]]:
-        """Make *count* socket pairs; descriptors of ours."""
+    def pairs(
+        self, kind: int, who: UnixCredentials, count: int, home: str
+    ) -> list[tuple[int, int]]:
+        """Make *count* socket pairs; descriptors of ours.
+
+        Args:
+            home: Their network namespace, as a path of ours.
+        """
         task = self.task(who.pid)
         made: list[tuple[int, int]] = []
         if task is None:
-            with visiting(self._files.init.pid, "net"):
+            with visiting_path(home, "net"):
                 for _ in range(count):
                     first, second = socket.socketpair(socket.AF_UNIX, kind)
                     made.append((first.detach(), second.detach()))
@@ -87,7 +94,7 @@ class Actors:
                     rooms.append(batch.out(8))
                     batch.call("socketpair", socket.AF_UNIX, kind | SOCK_CLOEXEC, 0, rooms[-1])
 
-            answers = task.do(self._as(who, add))
+            answers = task.do(self._as(who, add, task, home))
             numbers = [n for room in rooms for n in struct.unpack("ii", answers.read(room))]
             ours = self._take(task, numbers)
             made += zip(ours[::2], ours[1::2], strict=True)
@@ -109,13 +116,19 @@ class Actors:
         task.call("close", number)
 
     def connect(
-        self, kind: int, name: bytes, node: Node | None, who: UnixCredentials | None, count: int
+        self,
+        kind: int,
+        name: bytes,
+        node: Node | None,
+        who: UnixCredentials | None,
+        count: int,
+        home: str,
     ) -> list[int]:
         """Make *count* sockets that are connected to *name*, or to the file *node*."""
         task = self.task(who.pid) if who is not None else None
         made: list[int] = []
         if task is None or who is None:
-            with visiting(self._files.init.pid, "net"):
+            with visiting_path(home, "net"):
                 for _ in range(count):
                     sock = socket.socket(socket.AF_UNIX, kind)
                     sock.connect(name if node is None else node.address)
@@ -138,14 +151,23 @@ class Actors:
                 batch.call("connect", client, packed, len(packed))
                 clients.append(client)
 
-        answers = task.do(self._as(who, add))
+        answers = task.do(self._as(who, add, task, home))
         return self._take(task, [answers[client] for client in clients])
 
-    def _as(self, who: UnixCredentials, add: Callable[[Batch], None]) -> Batch:
-        """A batch whose calls are made under given ids."""
+    def _as(
+        self,
+        who: UnixCredentials,
+        add: Callable[[Batch], None],
+        task: NewTask | None = None,
+        home: str = "",
+    ) -> Batch:
+        """A batch whose calls are made under given ids, in the network namespace *home*."""
         if self._groups is None:
             self._groups = proc_task.status(self._files.init.tid).ints("Groups")
         batch = Batch()
+        way = () if task is None else self._way(task, home)
+        if way:
+            batch.call("setns", way[0], CLONE_NEWNET)
         plain = (who.uid, who.gid, tuple(who.groups)) == (0, 0, self._groups)
         if not plain:
             batch.call("prctl", PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP)
@@ -158,7 +180,23 @@ class Actors:
             batch.call("setresgid", _UNCHANGED, 0, _UNCHANGED)
             _add_groups(batch, self._groups)
             batch.call("prctl", PR_SET_SECUREBITS, 0)
+        if way:
+            batch.call("setns", way[1], CLONE_NEWNET)
+        for number in way:
+            batch.call("close", number)
         return batch
+
+    def _way(self, task: NewTask, home: str) -> tuple[int, ...]:
+        """A task's descriptors of a network namespace and of its own; none if it is there."""
+        own = f"/proc/{task.tid}/ns/net"
+        if os.path.samefile(own, home):
+            return ()
+        ours = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in (home, own)]
+        try:
+            return tuple(task.receive(self._files.channel, ours))
+        finally:
+            for fd in ours:
+                os.close(fd)
 
     def _take(self, task: NewTask, numbers: Sequence[int]) -> list[int]:
         """Move descriptors of a task into ours."""

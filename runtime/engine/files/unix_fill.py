@@ -19,7 +19,6 @@ import socket
 import struct
 
 from formats.records.unix import Link, UnixMessage, UnixSocket
-from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.socket_options import (
     SO_BUF_LOCK,
     SO_SNDBUFFORCE,
@@ -38,9 +37,9 @@ _OVERHEAD = 2048  # bytes of bookkeeping that a message may cost the sender
 _MAX_FDS = 253  # SCM_MAX_FD, include/net/scm.h
 
 
-def fill_all(files: RestoredFiles, making: Making) -> None:
+def fill_all(making: Making) -> None:
     """Fill, connect and set up every socket of *making*."""
-    records = files.all_of(UnixSocket)
+    records = making.records
     filling = _Filling(making, records)
     filling.datagrams()
     for record in records:

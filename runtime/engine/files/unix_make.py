@@ -25,8 +25,9 @@ from formats.records.unix import Link, UnixCredentials, UnixSocket
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.unix_actors import Actors
 from runtime.engine.files.unix_names import Names, Node
+from runtime.engine.sandbox.network_ids import namespace_path
 from runtime.errors import RestoreError
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 KINDS = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)
 _AT_ONCE = 100  # connections waiting at a listening socket of ours
@@ -39,6 +40,8 @@ class Making:
 
     Attributes:
         files: The restore.
+        home: The network namespace of the sockets, as a path of ours.
+        records: The sockets.
         names: Binds.
         actors: Connect.
         made: Our descriptor for each socket, by file id.
@@ -48,6 +51,8 @@ class Making:
     """
 
     files: RestoredFiles
+    home: str
+    records: list[UnixSocket]
     names: Names
     actors: Actors
     made: dict[int, int] = field(default_factory=dict)
@@ -57,7 +62,7 @@ class Making:
 
     def plain(self, kind: int) -> int:
         """A socket of ours that is neither bound nor connected."""
-        with visiting(self.files.init.pid, "net"):
+        with visiting_path(self.home, "net"):
             return socket.socket(socket.AF_UNIX, kind).detach()
 
     def bind(self, record: UnixSocket) -> None:
@@ -67,12 +72,13 @@ class Making:
             self.nodes[record.file_id] = self.names.bind(fd, record)
 
 
-def make_all(files: RestoredFiles) -> Making:
-    """Make every UNIX socket of the image, connected but empty."""
-    records = files.all_of(UnixSocket)
+def make_all(files: RestoredFiles, ns_id: int) -> Making:
+    """Make every UNIX socket of a network namespace, connected but empty."""
+    records = [record for record in files.all_of(UnixSocket) if record.ns_id == ns_id]
     by_inode = {record.inode: record for record in records}
     _check(records, by_inode)
-    making = Making(files, Names(files), Actors(files))
+    actors = files.once("unix-actors", lambda: Actors(files))
+    making = Making(files, namespace_path(files, ns_id), records, Names(files), actors)
     streams = [r for r in records if r.kind != socket.SOCK_DGRAM]
     _Streams(making, streams, by_inode).make()
     _make_datagrams(making, [r for r in records if r.kind == socket.SOCK_DGRAM], by_inode)
@@ -128,7 +134,7 @@ class _Streams:
                 place = _place(server) if server is not None else self._gone_place(record)
                 accepted.setdefault(place, []).append(record)
         for (kind, who), members in pairs.items():
-            made = self.making.actors.pairs(kind, who, len(members))
+            made = self.making.actors.pairs(kind, who, len(members), self.making.home)
             for record, (first, second) in zip(members, made, strict=True):
                 self._join(record, first, second)
         # First through names whose listening socket is gone: somebody else may have them now.
@@ -226,7 +232,8 @@ class _Streams:
         actors = self.making.actors
         actors.listen(fd, _AT_ONCE, client.credentials if client else None)
         who = server.credentials if server else None
-        connections = actors.connect(records[0].kind, name, node, who, len(records))
+        home = self.making.home
+        connections = actors.connect(records[0].kind, name, node, who, len(records), home)
         with socket.socket(fileno=os.dup(fd)) as listening:
             for record, connected in zip(records, connections, strict=True):
                 accepted = listening.accept()[0].detach()
@@ -247,12 +254,13 @@ class _Streams:
             if client.credentials != now:
                 now = client.credentials
                 actors.listen(fd, waiting, now)
-            (connected,) = actors.connect(listener.kind, listener.name, node, now, 1)
+            home = self.making.home
+            (connected,) = actors.connect(listener.kind, listener.name, node, now, 1, home)
             self.making.made[client.file_id] = connected
         actors.listen(fd, listener.backlog, listener.credentials)
 
     def _make_gone(self, members: list[UnixSocket]) -> None:
-        with visiting(self.making.files.init.pid, "net"):
+        with visiting_path(self.making.home, "net"):
             for record in members:
                 first, second = socket.socketpair(socket.AF_UNIX, record.kind)
                 self._join(record, first.detach(), second.detach())
@@ -304,7 +312,7 @@ def _make_datagrams(
         done |= {record.inode, partner.inode if partner else 0}
         pairs.setdefault(record.credentials, []).append((record, partner))
     for who, members in pairs.items():
-        made = making.actors.pairs(socket.SOCK_DGRAM, who, len(members))
+        made = making.actors.pairs(socket.SOCK_DGRAM, who, len(members), making.home)
         for (record, partner), (first, second) in zip(members, made, strict=True):
             making.made[record.file_id] = first
             making.far[record.file_id] = second

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 
 from formats.records.network import NamespaceId
+from formats.records.sandbox import Namespace
 from runtime.engine.context import DumpContext
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
@@ -87,3 +88,19 @@ def scope_of_socket(context: DumpContext, fd: int) -> Scope | None:
         fd: A descriptor of ours for the socket, or for /dev/net/tun.
     """
     return context.scopes.get(("net", socket_namespace_inode(fd)))
+
+
+def namespace_path(files: RestoredFiles, ns_id: int) -> str:
+    """A path of ours to the network namespace of a socket; 0 stands for the container's.
+
+    Raises:
+        RestoreError: There is no such one.
+    """
+    namespaces: dict[int, Namespace] = files.once(
+        "namespaces", lambda: {namespace.ns_id: namespace for namespace in files.all_of(Namespace)}
+    )
+    # One that is not the container's to save is the one that the sandbox has.
+    external = ns_id in namespaces and namespaces[ns_id].external and namespaces[ns_id].own
+    if not ns_id or (external and namespaces[ns_id].kind == "net"):
+        return f"/proc/{files.init.tid}/ns/net"
+    return place_of(files, ns_id).path
