@@ -31,9 +31,9 @@ from runtime.kernel import kcmp, proc_task, ptrace
 SAVED = (
     (
         "system calls",
-        "a call that blocks at the freeze goes on or restarts; a sleep or time-out begins anew "
-        "after a restore (too long perhaps, never too short); none of the tested ones sees "
-        "`EINTR`",
+        "a call that blocks at the freeze goes on or restarts and does not see `EINTR`; a sleep "
+        "or time-out goes on with the time that is left of it (with all of it where the kernel "
+        "offers no BPF iterator over tasks)",
     ),
 )
 REFUSED = (
