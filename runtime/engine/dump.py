@@ -37,6 +37,7 @@ from runtime.engine.context import DumpContext
 from runtime.engine.cow import Pages, by_birth, share_pages
 from runtime.engine.dump_tasks import (
     LiveProcess,
+    check_tasks,
     collect_tree,
     credentials,
     dump_process,
@@ -185,6 +186,7 @@ class _Dump:
         self.host = describe_host(self.target.init_pid, 0)
         self.context.clock_ns = time.monotonic_ns()
         living = [process for process in tree if not process.zombie]
+        check_tasks(self.context)
         self._raise_refusals()
         for process in living:
             check_label(self.context, process.view)

@@ -85,7 +85,7 @@ SAVED = (
     ),
 )
 REFUSED = (
-    ("nested-pid-namespace", "a process in a namespace of its own inside the container"),
+    ("task-32bit", "a task that runs 32-bit code"),
     ("exec-session", "a live `exec` session"),
 )
 
@@ -224,7 +224,17 @@ def _note_names(context: DumpContext, pid: int, comm: bytes, tids: list[int]) ->
         context.nested_pids[tid] = ids[1:]
 
 
-# Refusals that need no system call inside the task
+def check_tasks(context: DumpContext) -> None:
+    """Refuse what no batch could run in."""
+    for tracee in context.frozen.tracees.values():
+        try:
+            wide = tracee.registers().is_64bit
+        except ValueError:
+            wide = False
+        if not wide:
+            what = "" if tracee.tid == tracee.pid else f"thread {context.own_id(tracee.tid)}"
+            subject = context.subject(tracee.pid, what)
+            context.refuse("task-32bit", subject, "runs 32-bit code")
 
 
 # One process with its threads

@@ -44,6 +44,7 @@ REFUSED = (
 log = logging.getLogger(__name__)
 
 STOP_TIMEOUT_S = 2.0
+FREEZER_PATIENCE_S = 0.02  # a task that the freezer cannot stop may still come to a stop of ours
 VFORK_TIMEOUT_S = 3.0  # for vfork children to come to their exec
 _POLL_S = 0.0005
 
@@ -163,8 +164,12 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-class _VforkError(Exception):
-    """A task waits for its vfork child and cannot stop."""
+class _MomentError(Exception):
+    """A task is where it cannot be stopped, but will not be for long."""
+
+    def __init__(self, why: str, reason: str = "checkpoint-failed") -> None:
+        super().__init__(why)
+        self.reason = reason
 
 
 @contextlib.contextmanager
@@ -185,12 +190,10 @@ def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
         try:
             state = _try_to_freeze(cgroups, container_id, was_frozen=was_frozen)
             break
-        except _VforkError:
+        except _MomentError as exc:
             if time.monotonic() > deadline:
-                raise CheckpointError(
-                    f"{container_id}: a task keeps waiting for its vfork child", reason="vfork"
-                ) from None
-            log.debug("%s: vfork in flight, the freeze begins anew", container_id)
+                raise CheckpointError(f"{container_id}: {exc}", reason=exc.reason) from exc
+            log.debug("%s: %s; the freeze begins anew", container_id, exc)
     try:
         yield state
     finally:
@@ -261,6 +264,9 @@ def _seize_all(cgroups: Freezer, state: Frozen, container_id: str) -> None:
     if not cgroups.frozen:
         # Waiting for the kernel's "frozen" would fail on a task in vfork; the stops below tell.
         cgroups.begin_freeze()
+        deadline = time.monotonic() + FREEZER_PATIENCE_S
+        while not cgroups.frozen and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
     seen: set[int] = set()
     while _seize_fresh(cgroups, state, container_id, seen):
         pass
@@ -272,17 +278,20 @@ def _seize_all(cgroups: Freezer, state: Frozen, container_id: str) -> None:
 
 
 def _seize_fresh(cgroups: Freezer, state: Frozen, container_id: str, seen: set[int]) -> bool:
-    """Seize every thread that has not been seized yet; whether there were any."""
+    """Seize every thread that has not been seized yet; whether there may be further ones."""
     fresh = [_seize_process(pid, state, container_id, seen) for pid in cgroups.pids()]
     return any(fresh)
 
 
 def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -> bool:
-    """Seize the threads of *pid* not seized yet; whether there were any."""
+    """Seize the threads of *pid* not seized yet; whether there were any.
+
+    One that has ended since it was listed counts: it may have made another one before.
+    """
     try:
         tids = proc_task.threads(pid)
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return pid not in seen
     fresh = False
     for tid in tids:
         if tid in seen:
@@ -290,11 +299,13 @@ def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -
         try:
             ptrace.seize(tid, ptrace.PTRACE_O_TRACESYSGOOD | ptrace.PTRACE_O_SUSPEND_SECCOMP)
         except ProcessLookupError:
+            fresh = True
             continue
         except PermissionError as exc:
             if _is_dead(pid, tid):
                 continue
-            raise _traced_by_other(pid, tid, container_id, exc) from exc
+            _refuse_tracer(pid, tid, container_id)
+            raise _MomentError(f"cannot stop task {tid}: {exc}") from exc
         seen.add(tid)
         fresh = True
         state.tracees[tid] = Tracee(tid, pid)
@@ -312,16 +323,21 @@ def _is_dead(pid: int, tid: int) -> bool:
         return True
 
 
-def _traced_by_other(pid: int, tid: int, container_id: str, exc: OSError) -> Exception:
-    status = proc_task.status(pid, tid)
-    name = status.fields["Name"]
+def _refuse_tracer(pid: int, tid: int, container_id: str) -> None:
+    try:
+        status = proc_task.status(pid, tid)
+    except (FileNotFoundError, ProcessLookupError):
+        return
     if status.tracer:
         sentence = f"is traced by task {status.tracer}, which cannot be saved; detach the tracer"
-        return RefusedError(
+        raise RefusedError(
             f"cannot checkpoint {container_id}",
-            [Refusal("traced-task", f"pid {status.ns_pids[-1]} ({name})", sentence)],
+            [
+                Refusal(
+                    "traced-task", f"pid {status.ns_pids[-1]} ({status.fields['Name']})", sentence
+                )
+            ],
         )
-    return CheckpointError(f"{container_id}: cannot stop task {tid} ({name}): {exc}")
 
 
 def _wait_for_stops(state: Frozen, container_id: str) -> None:
@@ -330,7 +346,7 @@ def _wait_for_stops(state: Frozen, container_id: str) -> None:
     while not _wait_until(lambda: not state.moving, state, patience):
         stuck = min(state.moving)
         if _is_vfork(state):
-            raise _VforkError
+            raise _MomentError("a task keeps waiting for its vfork child", "vfork")
         if time.monotonic() > began + STOP_TIMEOUT_S:
             raise CheckpointError(_unstoppable(container_id, stuck, state), reason="task-stuck")
 
