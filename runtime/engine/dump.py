@@ -64,7 +64,12 @@ REFUSED = ()
 
 log = logging.getLogger(__name__)
 
-PASSING = frozenset({"unix-pending-data", "unix-error", "inotify-queue"})
+PASSING = frozenset(
+    {
+        *("aio-in-flight", "inotify-queue", "netlink-queue"),
+        *("tcp-in-flight", "tcp-orphan", "unix-error", "unix-pending-data"),
+    }
+)
 """Refusals of what the program does away with itself, as a rule within moments."""
 PASSING_TIMEOUT_S = 3.0
 

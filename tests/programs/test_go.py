@@ -14,14 +14,13 @@ from tests.support.programs import PROGRAMS, load, need
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
-@pytest.mark.parametrize("network", ["unix"])
-def test_routines_and_requests_go_on(network: str, wherry: Wherry, scratch: Path) -> None:
+def test_routines_and_requests_go_on(wherry: Wherry, scratch: Path) -> None:
     need("go")
     program = scratch / "routines"
     source = PROGRAMS / "routines.go"
     environment = {**os.environ, "GOCACHE": str(scratch / "go-cache"), "GO111MODULE": "off"}
     subprocess.run(["go", "build", "-o", program, source], env=environment, check=True)
     with load(wherry, scratch) as routines:
-        routines.start(program, routines.directory, network)
+        routines.start(program, routines.directory)
         routines.move_often(longest_pause_s=0.3)
         assert int(routines.finish().split()[0]) > 20

@@ -1,16 +1,17 @@
 """A Redis server with persistence, redis-benchmark, and clients that check every answer.
 
-``redis_load.py DIRECTORY unix|tcp``. Each client has keys of its own and a model of what must be
+``redis_load.py DIRECTORY``: over TCP and a UNIX socket. Each client has keys of its own and a model
+of what must be
 in them. At the end everything is compared, once more after the server was started anew from its
 append-only file.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 import socket
 import subprocess
-import sys
 import threading
 import time
 import traceback
@@ -21,7 +22,6 @@ from typing import Any
 import conduct
 
 PORT = 6379
-NETWORK = sys.argv[2]
 SOCKET = conduct.directory / "redis.sock"
 CLIENTS = 3
 failures: list[str] = []
@@ -31,8 +31,8 @@ commands: list[int] = []
 class Connection:
     """The Redis protocol, as much as is needed: requests as arrays, answers of every type."""
 
-    def __init__(self) -> None:
-        if NETWORK == "tcp":
+    def __init__(self, number: int = 0) -> None:
+        if number % 2:
             self.socket = socket.create_connection(("127.0.0.1", PORT))
         else:
             self.socket = socket.socket(socket.AF_UNIX)
@@ -168,19 +168,19 @@ def over() -> bool:
 
 
 def client(model: Model) -> None:
-    server = Connection()
+    server = Connection(model.number)
     count = 0
     while not over():
         model.work(server)
         count += 1
         if count % 200 == 0:
-            server = Connection()  # the old one is closed
+            server = Connection(model.number)  # the old one is closed
     model.check(server)
 
 
 def ping_pong(own: str, other: str) -> None:
     """Wait in the server for what the other one pushes."""
-    server = Connection()
+    server = Connection(own == "pong")
     expected = 0
     while not over():
         answer = server("BLPOP", own, 20)
@@ -230,28 +230,24 @@ def saver() -> None:
 
 
 def benchmark() -> None:
-    where = ["-p", str(PORT)] if NETWORK == "tcp" else ["-s", str(SOCKET)]
+    networks = itertools.cycle([["-p", str(PORT)], ["-s", str(SOCKET)]])
     options = ["-q", "-c", "10", "-n", "2000", "-P", "4", "-t", "set,get,incr,lpush,lpop,mset"]
     while not over():
         done = subprocess.run(
-            ["redis-benchmark", *where, *options], capture_output=True, text=True, check=False
+            ["redis-benchmark", *next(networks), *options],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         said = done.stdout + done.stderr
         assert done.returncode == 0 and "rror" not in said, said
 
 
 def start_server() -> subprocess.Popen[bytes]:
-    listen = ["--port", str(PORT)] if NETWORK == "tcp" else ["--port", "0"]
     server = subprocess.Popen(
         [
-            *(
-                "redis-server",
-                *listen,
-                "--unixsocket",
-                str(SOCKET),
-                "--dir",
-                str(conduct.directory),
-            ),
+            *("redis-server", "--port", str(PORT), "--unixsocket", str(SOCKET)),
+            *("--dir", str(conduct.directory)),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "3 100"),
         ]
     )
@@ -269,7 +265,7 @@ def answers() -> bool:
 def main() -> None:
     process = start_server()
     models = [Model(number) for number in range(CLIENTS)]
-    listener = Connection()
+    listener = Connection(1)
     expect(listener("SUBSCRIBE", "news"), [b"subscribe", b"news", 1])
     Connection()("RPUSH", "ping", 0)
     threads = [run(lambda model=model: client(model)) for model in models]  # type: ignore[misc]

@@ -1,4 +1,4 @@
-// Goroutines, channels, timers, signals, children and HTTP over a socket of the Go runtime:
+// Goroutines, channels, timers, signals, children and HTTP over sockets of the Go runtime:
 // routines DIRECTORY
 //
 // Everything checks itself; the program ends with an error as soon as something is not as it was.
@@ -282,7 +282,7 @@ func get(web *http.Client) {
 }
 
 func main() {
-	directory, network := os.Args[1], os.Args[2]
+	directory := os.Args[1]
 	stop := make(chan struct{})
 	var all sync.WaitGroup
 	run := func(body func(<-chan struct{})) {
@@ -292,19 +292,20 @@ func main() {
 			body(stop)
 		}()
 	}
-	address := "127.0.0.1:0"
-	if network == "unix" {
-		address = filepath.Join(directory, "socket")
-	}
-	listener, err := net.Listen(network, address)
-	if err != nil {
-		log.Fatal(err)
-	}
-	server := serve(listener)
-	address = listener.Addr().String()
-	for n := 0; n < 6; n++ {
-		number := n
-		run(func(stop <-chan struct{}) { client(network, address, number%2 == 0, number, stop) })
+	var servers []*http.Server
+	for network, address := range map[string]string{
+		"tcp": "127.0.0.1:0", "unix": filepath.Join(directory, "socket"),
+	} {
+		listener, err := net.Listen(network, address)
+		if err != nil {
+			log.Fatal(err)
+		}
+		servers = append(servers, serve(listener))
+		network, address := network, listener.Addr().String()
+		for n := 0; n < 4; n++ {
+			number := n
+			run(func(stop <-chan struct{}) { client(network, address, number%2 == 0, number, stop) })
+		}
 	}
 	for _, body := range []func(<-chan struct{}){sieve, spin, timers, ownSignals, children, garbage} {
 		run(body)
@@ -320,8 +321,10 @@ func main() {
 	}
 	close(stop)
 	all.Wait()
-	if err := server.Shutdown(context.Background()); err != nil {
-		log.Fatal(err)
+	for _, server := range servers {
+		if err := server.Shutdown(context.Background()); err != nil {
+			log.Fatal(err)
+		}
 	}
 	text := fmt.Sprintf("%d requests, %d sieves, %d ticks, %d signals\n", requests, primes, ticks, signals)
 	if err := os.WriteFile(filepath.Join(directory, "done"), []byte(text), 0o600); err != nil {

@@ -1,6 +1,6 @@
-"""A supervisor with services that end, are restarted and controlled.
+"""Supervisors with services that end, are restarted and controlled: runit and s6.
 
-``supervised.py DIRECTORY KIND``: KIND is ``runit`` or ``s6``. One service ends after a moment and
+``supervised.py DIRECTORY``. Each has three services: one ends after a moment and
 must be started anew each time, one works without end and is restarted on request, and one logs what
 the second says, through a pipe that the supervisor keeps open.
 """
@@ -8,21 +8,15 @@ the second says, through a pipe that the supervisor keeps open.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
-import sys
-import time
-from pathlib import Path
+from dataclasses import dataclass
 
 import conduct
 
-KIND = sys.argv[2]
-SERVICES = conduct.directory / "services"
-
 SHORT = """#!/bin/sh
 echo "$$" >>{directory}/short
-exec sleep 0.0{pause}
+exec sleep 0.02
 """
 STEADY = """#!/bin/sh
 exec 2>&1
@@ -40,76 +34,92 @@ exec cat >>{directory}/said
 """
 
 
-def service(path: Path, text: str) -> None:
-    path.mkdir(parents=True)
-    run = path / "run"
-    run.write_text(text.format(directory=conduct.directory, pause=2))
-    run.chmod(0o755)
+@dataclass
+class Supervisor:
+    """One supervisor with its services in a directory of its own."""
 
+    kind: str
+    restarts: int = 0
 
-def control(action: str, name: str) -> None:
-    """Ask the supervisor for something, and wait until it says that it is so."""
-    path = str(SERVICES / name)
-    if KIND == "runit":
-        command = ["sv", "-w", "60", action, path]
-    else:
-        option = {"restart": "-r", "down": "-d", "up": "-u"}[action]
-        awaited = {"restart": "-wr", "down": "-wD", "up": "-wu"}[action]
-        command = ["s6-svc", awaited, "-T", "60000", option, path]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, (command, done.stdout, done.stderr)
+    def __post_init__(self) -> None:
+        self.directory = conduct.directory / self.kind
+        self.services = self.directory / "services"
+        self._service("short", SHORT)
+        self._service("steady", STEADY)
+        self._service("steady/log", LOG)
+        scan = "runsvdir" if self.kind == "runit" else "s6-svscan"
+        self.process = subprocess.Popen([scan, str(self.services)])
+        self.wait_for_lines("short", 3)
+        self.wait_for_lines("said", 1)
 
+    def _service(self, name: str, text: str) -> None:
+        run = self.services / name / "run"
+        run.parent.mkdir(parents=True)
+        run.write_text(text.format(directory=self.directory))
+        run.chmod(0o755)
 
-def lines(name: str) -> list[str]:
-    path = conduct.directory / name
-    return path.read_text().splitlines() if path.exists() else []
+    def lines(self, name: str) -> list[str]:
+        path = self.directory / name
+        return path.read_text().splitlines() if path.exists() else []
 
+    def wait_for_lines(self, name: str, count: int) -> None:
+        conduct.wait_for(lambda: len(self.lines(name)) >= count, what=f"{count} lines in {name}")
 
-def wait_for_lines(name: str, count: int) -> None:
-    conduct.wait_for(lambda: len(lines(name)) >= count, what=f"{count} lines in {name}")
-
-
-def check_said(text: list[str], restarts: int) -> None:
-    """Each life of the steady service counts from one without a gap, and says how far it came."""
-    expected, lives = 1, 0
-    for line in text:
-        word, number = line.split()
-        if word == "end":
-            assert int(number) in (expected - 1, expected), (line, expected)
-            expected, lives = 1, lives + 1
+    def control(self, action: str) -> None:
+        """Ask for something about the steady service, and wait until it is said to be so."""
+        path = str(self.services / "steady")
+        if self.kind == "runit":
+            command = ["sv", "-w", "60", action, path]
         else:
-            assert re.fullmatch(r"line \d+", line) and int(number) == expected, (line, expected)
-            expected += 1
-    assert lives == restarts, (lives, restarts, lines("lives"))
+            options = {"restart": ("-wr", "-r"), "down": ("-wD", "-d")}[action]
+            command = ["s6-svc", "-T", "60000", *options, path]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (command, done.stdout, done.stderr)
+
+    def restart(self) -> None:
+        """Restart the steady service, and see the other one restarted meanwhile."""
+        seen = len(self.lines("short"))
+        self.control("restart")
+        self.restarts += 1
+        assert self.process.poll() is None
+        self.wait_for_lines("short", seen + 1)
+        # Sooner it would end without a word.
+        self.wait_for_lines("lives", 2 * self.restarts + 1)
+
+    def finish(self) -> int:
+        """End everything and check it; returns how often the short service has lived."""
+        self.control("down")
+        pids = self.lines("short")
+        self._check_said()
+        assert len(pids) == len(set(pids)), "a pid came twice"
+        # HUP: with its services.
+        self.process.send_signal(signal.SIGHUP if self.kind == "runit" else signal.SIGTERM)
+        self.process.wait(60)
+        return len(pids)
+
+    def _check_said(self) -> None:
+        """Each life counts from one without a gap, and says how far it came."""
+        expected, lives = 1, 0
+        for line in self.lines("said"):
+            word, number = line.split()
+            if word == "end":
+                assert int(number) in (expected - 1, expected), (line, expected)
+                expected, lives = 1, lives + 1
+            else:
+                assert word == "line" and int(number) == expected, (line, expected)
+                expected += 1
+        assert lives == self.restarts + 1, (lives, self.restarts, self.lines("lives"))
 
 
 def main() -> None:
-    service(SERVICES / "short", SHORT)
-    service(SERVICES / "steady", STEADY)
-    service(SERVICES / "steady" / "log", LOG)
     os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
-    scan = "runsvdir" if KIND == "runit" else "s6-svscan"
-    supervisor = subprocess.Popen([scan, str(SERVICES)])
-    conduct.wait_for(lambda: len(lines("short")) > 2 and lines("said"), what="the services")
-    conduct.wait_for(lambda: lines("lives"), what="the steady service")
+    supervisors = [Supervisor("runit"), Supervisor("s6")]
     conduct.ready()
-    restarts = 0
     while not conduct.stopping():
-        control("restart", "steady")
-        restarts += 1
-        seen = len(lines("short"))
-        assert supervisor.poll() is None
-        wait_for_lines("short", seen + 1)
-        # Sooner it would end without a word.
-        wait_for_lines("lives", 2 * restarts + 1)
-    control("down", "steady")
-    pids = lines("short")
-    check_said(lines("said"), restarts + 1)
-    assert len(pids) == len(set(pids)), "a pid came twice"
-    # HUP: with its services.
-    supervisor.send_signal(signal.SIGHUP if KIND == "runit" else signal.SIGTERM)
-    supervisor.wait(60)
-    conduct.done(f"{restarts} restarts, {len(pids)} lives at {time.strftime('%H:%M:%S')}")
+        for supervisor in supervisors:
+            supervisor.restart()
+    lives = sum(supervisor.finish() for supervisor in supervisors)
+    conduct.done(f"{sum(s.restarts for s in supervisors)} restarts, {lives} lives")
 
 
 main()
