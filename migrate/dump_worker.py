@@ -13,6 +13,7 @@ says ``frozen``, ``progress``, and ``dumped`` or ``error``.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import gc
@@ -37,7 +38,7 @@ from runtime.errors import ContainerError
 from runtime.interrupt import Interrupted, raise_on_signals
 from runtime.kernel import prctl
 from runtime.line_socket import LineSocket
-from runtime.metadata import HANDOVER, read_metadata
+from runtime.metadata import HANDOVER, NETWORK_HOLD, read_metadata, update_metadata
 
 FREEZE_TIMEOUT_S = 10.0
 F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
@@ -205,7 +206,7 @@ def _dump_and_hold(
             line.receive()  # until the command says so, or is gone
         finally:
             if _given_away(container.directory):
-                hold.abandon()
+                _leave_behind(container.directory, hold)
             else:
                 hold.release()
                 container.cgroups.thaw()
@@ -250,6 +251,15 @@ def _given_away(directory: Path) -> bool:
         return HANDOVER in read_metadata(directory).extra
     except ContainerError:
         return True  # destroyed, or its record: there is nothing to thaw
+
+
+def _leave_behind(directory: Path, hold: NetworkHold) -> None:
+    """Hold its peers off for as long as it stays frozen, which may be longer than we live."""
+    token = hold.leave_behind()
+    if token:
+        # Destroyed meanwhile, it has no peers any more.
+        with contextlib.suppress(ContainerError), update_metadata(directory) as metadata:
+            metadata.extra[NETWORK_HOLD] = token
 
 
 def _reporter(line: LineSocket) -> Progress:

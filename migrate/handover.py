@@ -16,8 +16,9 @@ from migrate.errors import LoginError, MigrateError, TransportError, UndecidedEr
 from migrate.messages import Answer, Done, Phase, Query, Wish
 from migrate.remote import Route, talk_to
 from runtime.container import Container
+from runtime.engine import network_hold
 from runtime.errors import ContainerNotFoundError
-from runtime.metadata import HANDOVER, Metadata, update_metadata
+from runtime.metadata import HANDOVER, NETWORK_HOLD, Metadata, update_metadata
 from runtime.status import Status
 
 if TYPE_CHECKING:
@@ -87,13 +88,20 @@ def take_back(container: Container) -> None:
     """The destination does not have it and never will: let it go on here."""
     with update_metadata(container.directory) as metadata:
         metadata.extra.pop(HANDOVER, None)
+        token = metadata.extra.pop(NETWORK_HOLD, "")
         metadata.status = Status.RUNNING
+    if metadata.init is not None and isinstance(token, str):
+        network_hold.take_back(metadata.init.pid, token)
     container.cgroups.thaw()
 
 
 def give_away(container: Container) -> None:
     """The destination runs it: remove ours."""
     try:
+        container.reload()
+        if container.metadata.extra.get(NETWORK_HOLD):
+            own = network_hold.owns_network(container.metadata.spec)
+            network_hold.end_silently(container.cgroups.pids(), own=own)
         container.destroy(force=True)
     except ContainerNotFoundError:
         pass

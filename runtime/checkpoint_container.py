@@ -111,8 +111,9 @@ def _save(
                 with _syncing(file):
                     verify_file(f"/proc/self/fd/{file.fileno()}")
                 progress("sync", 0, 0)
-                file.commit()
                 hold.abandon()
+                file.commit()
+                hold.end()
                 container.cgroups.kill_all()
         if leave_running:
             # Writing to the disk takes its time; the program need not wait for that.

@@ -35,6 +35,8 @@ VERSION = 1
 
 HANDOVER = "handover"
 """In `Metadata.extra` of a frozen container that a migration has given to another host."""
+NETWORK_HOLD = "network-hold"
+"""In `Metadata.extra`: the token of what holds such a container's peers off (network_hold)."""
 
 
 @dataclass(slots=True)

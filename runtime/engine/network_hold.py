@@ -5,26 +5,29 @@ image does not hold, and would tell peers that nobody is there once the containe
 packets of these connections are held off (runtime.kernel.nft) for as long as that may be; the peers
 repeat what gets lost, as after any disturbance on the way.
 
-There are two ways out. *Released*, the container goes on: the packets come through again, and
-nothing has happened. *Abandoned*, it is about to be killed: its sockets end without a word to their
-peers, and what holds the packets off stays behind, for a restore in the same network namespace to
-remove.
+There are three ways out. *Released*, the container goes on: the packets come through again, and
+nothing has happened. *Abandoned* and *ended*, it is killed at once: its sockets end without a word
+to their peers, and what holds the packets off stays behind, for a restore to remove. *Left behind*,
+it stays frozen while another host decides; `end_silently` or `take_back` follow some day.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
-from runtime.kernel import pidfd
+from runtime.kernel import pidfd, proc_fdinfo
 from runtime.kernel.interfaces import set_links_down
-from runtime.kernel.nft import Connection, PacketLock
+from runtime.kernel.nft import Connection, PacketLock, remove_lock
 from runtime.kernel.tcp_repair import enter_repair, leave_repair
+
+_STREAMS = (b"TCP\0", b"TCPv6\0")
 
 
 class NetworkHold:
@@ -38,9 +41,10 @@ class NetworkHold:
         self.token = f"wherry-{secrets.token_hex(8)}"
         self._pid = 0
         self._connections: Sequence[Connection] = ()
-        self._descriptors: list[tuple[int, int]] = []
+        self._sockets: list[socket.socket] = []
         self._own = False
         self._lock: PacketLock | None = None
+        self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -54,68 +58,117 @@ class NetworkHold:
         self.release()
 
     def hold(
-        self,
-        pid: int,
-        connections: Sequence[Connection],
-        descriptors: list[tuple[int, int]],
-        *,
-        own: bool,
+        self, pid: int, connections: Sequence[Connection], sockets: Sequence[int], *, own: bool
     ) -> None:
         """Hold the packets of connections off.
 
         Args:
             pid: A task in their network namespace.
             connections: Local and remote ends.
-            descriptors: For each connection a process (our pid) and its number there.
+            sockets: For each connection a descriptor of ours, which is ours to close.
             own: Whether the namespace is the container's alone, and ends with it.
 
         Raises:
             OSError: This kernel has no fitting nf_tables.
         """
+        self._sockets = [socket.socket(fileno=fd) for fd in sockets]
         self._lock = PacketLock(pid, f"{self.token}-dump", connections, owned=True)
-        self._pid, self._connections, self._descriptors = pid, connections, descriptors
-        self._own = own
+        self._pid, self._connections, self._own = pid, connections, own
 
     def release(self) -> None:
-        """The container goes on, or the packets' fate is settled: hold nothing off any more."""
+        """The container goes on, or all is settled: hold nothing off any more. Idempotent."""
+        self._undo.close()
         lock, self._lock = self._lock, None
         if lock is not None:
-            with contextlib.suppress(FileNotFoundError):
-                lock.remove()
+            lock.remove()
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
 
     def abandon(self) -> None:
-        """Prepare for the end of the container, which must follow and must not fail.
+        """Prepare for the end of the container; until `end` is called, `release` undoes it.
 
         Raises:
-            OSError: The kernel refused; the container can go on.
+            OSError: The kernel refused.
         """
         if self._lock is None:
             return
-        with contextlib.ExitStack() as undo:
-            stays = PacketLock(self._pid, self.token, self._connections, owned=False)
-            undo.callback(stays.remove)
-            reuse: list[int] = []
-            undo.callback(self._mend, reuse)
-            for sock in self._sockets():
-                reuse.append(enter_repair(sock))
-            if self._own:
-                # A namespace that ends gives up its packet filters before its interfaces.
-                set_links_down(self._pid)
-            undo.pop_all()
-        stays.keep()
+        stays = PacketLock(self._pid, self.token, self._connections, owned=False)
+        self._undo.callback(stays.remove)
+        for sock in self._sockets:
+            self._undo.callback(leave_repair, sock, enter_repair(sock))
 
-    def _mend(self, reuse: list[int]) -> None:
-        for sock, before in zip(self._sockets(), reuse, strict=False):
-            leave_repair(sock, before)
+    def end(self) -> None:
+        """The container will be killed in the next moment: what `abandon` has done stays."""
+        self._undo.pop_all()
+        if self._lock is not None and self._own:
+            # A namespace that ends gives up its packet filters before its interfaces.
+            set_links_down(self._pid)
 
-    def _sockets(self) -> Iterator[socket.socket]:
-        pidfds: dict[int, int] = {}
+    def leave_behind(self) -> str:
+        """The container stays frozen for longer than we live.
+
+        Returns:
+            What `take_back` needs; empty when nothing has to be held.
+
+        Raises:
+            OSError: The kernel refused.
+        """
+        if self._lock is None:
+            return ""
+        PacketLock(self._pid, self.token, self._connections, owned=False).keep()
+        return self.token
+
+
+def take_back(pid: int, token: str) -> None:
+    """Let the packets of a container that was left behind through again.
+
+    Args:
+        pid: A task of it.
+        token: From `NetworkHold.leave_behind`.
+    """
+    if token:
+        remove_lock(pid, token)
+
+
+def end_silently(pids: Sequence[int], *, own: bool) -> None:
+    """Have the TCP connections of frozen processes end without a word, for they go on elsewhere.
+
+    Args:
+        pids: The processes, which are killed next.
+        own: Whether their network namespace ends with them.
+    """
+    if pids and own:
+        set_links_down(pids[0])
+    for pid in pids:
+        process = pidfd.open_pidfd(pid)
         try:
-            for pid, fd in self._descriptors:
-                if pid not in pidfds:
-                    pidfds[pid] = pidfd.open_pidfd(pid)
-                with socket.socket(fileno=pidfd.get_fd(pidfds[pid], fd)) as sock:
-                    yield sock
+            for fd in proc_fdinfo.descriptors(pid):
+                if _is_stream(f"/proc/{pid}/fd/{fd}"):
+                    # One that listens refuses, and has nobody to tell anything.
+                    with (
+                        socket.socket(fileno=pidfd.get_fd(process, fd)) as sock,
+                        contextlib.suppress(PermissionError),
+                    ):
+                        enter_repair(sock)
         finally:
-            for held in pidfds.values():
-                os.close(held)
+            os.close(process)
+
+
+def owns_network(spec: Mapping[str, Any]) -> bool:
+    """Whether a container of this configuration has a network namespace that is nobody else's."""
+    spaces = (spec.get("linux") or {}).get("namespaces") or ()
+    return any(space["type"] == "network" and not space.get("path") for space in spaces)
+
+
+def _is_stream(path: str) -> bool:
+    try:
+        return os.getxattr(path, "system.sockprotoname") in _STREAMS
+    except OSError:
+        return False  # no socket at all
+
+
+def make_room_for_descriptors() -> None:
+    """Let us hold as many descriptors as we are allowed to."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -8,15 +8,17 @@ happens to it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Self
 
+from runtime.kernel import nfnetlink as nf
 from runtime.kernel.inet_diag import Endpoint
 from runtime.kernel.packets import DELIVERY_MARK
 from runtime.kernel.visit import visiting
@@ -31,12 +33,13 @@ NLMSG_ERROR = 2
 # include/uapi/linux/netfilter/nfnetlink.h and nf_tables.h
 NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES = 16, 17, 10
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN = 0, 1, 2, 3
-NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM = 6, 9, 12
+NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM = 6, 9, 12, 14
 NFT_TABLE_F_OWNER = 2
 NFT_META_MARK, NFT_META_NFPROTO, NFT_META_L4PROTO, NFT_CMP_EQ, NFT_CMP_NEQ = 3, 15, 16, 0, 1
 NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER = 1, 2
 NFT_REG_VERDICT, NFT_REG_1, NFT_REG32_00 = 0, 1, 8
 NFPROTO_INET, NF_INET_LOCAL_IN, NF_DROP = 1, 1, 0
+PREFIX = "wherry-"  # of the names of our tables
 _PRIORITY = -1000  # before every other table's
 
 _ELEMENTS_PER_MESSAGE = 800  # an attribute is at most 64 KiB long
@@ -97,6 +100,37 @@ def remove_lock(pid: int, name: str) -> bool:
     """Remove a table that was left behind; whether there was one."""
     with _netfilter_socket(pid) as nft:
         return _delete(nft, name)
+
+
+def let_through(pid: int, connections: Sequence[Connection]) -> None:
+    """Take connections out of every table of ours that was left behind in a namespace.
+
+    Args:
+        pid: A task in the network namespace.
+        connections: They are here now.
+    """
+    path = f"/proc/{pid}/ns/net"
+    found = nf.Netfilter(path, NFNL_SUBSYS_NFTABLES).list(NFT_MSG_GETTABLE)
+    names = [nf.attributes_of(message.body) for message in found]
+    with _netfilter_socket(pid) as nft:
+        for attributes in names:
+            name = attributes.get(1, b"").rstrip(b"\0").decode(errors="replace")
+            if name.startswith(PREFIX) and not _is_owned(attributes):
+                _forget(nft, name, connections)
+
+
+def _is_owned(attributes: Mapping[int, bytes]) -> bool:
+    return bool(int.from_bytes(attributes.get(2, b""), "big") & NFT_TABLE_F_OWNER)
+
+
+def _forget(nft: socket.socket, name: str, connections: Sequence[Connection]) -> None:
+    for connection in connections:
+        set_name = _SETS[len(connection[0][0])]
+        element = _nested(1, _nested(1, _attribute(1, _key(connection))))
+        body = _text(1, name) + _text(2, set_name) + _nested(3, element)
+        # One by one: a single one that is not there would keep all of them.
+        with contextlib.suppress(FileNotFoundError):
+            _transact(nft, [_message(NFT_MSG_DELSETELEM, 0, body)])
 
 
 def _delete(nft: socket.socket, name: str) -> bool:

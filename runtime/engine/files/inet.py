@@ -25,6 +25,7 @@ from runtime.engine.files.tcp_state import (
     read_connection,
     read_dead,
 )
+from runtime.engine.network_hold import make_room_for_descriptors
 from runtime.errors import CheckpointError
 from runtime.kernel import inet_options, nft
 from runtime.kernel.inet_diag import (
@@ -197,11 +198,12 @@ class _Dump:
         if not outside:
             return
         hold = self.table.context.target.hold
+        make_room_for_descriptors()
         try:
             hold.hold(
                 self.survey.pid,
                 [held.ends for held in outside],
-                [(held.look.pid, held.look.fd) for held in outside],
+                [held.look.duplicate() for held in outside],
                 own=self.survey.own,
             )
         except OSError as exc:

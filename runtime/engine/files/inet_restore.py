@@ -119,6 +119,8 @@ class InetRestore:
                     lock.remove()
             for left in self._files.all_of(NetworkLock):
                 nft.remove_lock(self._pid, left.token)
+            if self._tcp.outside:
+                nft.let_through(self._pid, self._tcp.outside)
             self._tcp.go_on()
 
     @staticmethod

@@ -62,6 +62,7 @@ class TcpRestore:
 
     Attributes:
         inside: Both ends of the connections within the container, local end first.
+        outside: The same of those to peers outside.
         needs_lock: Whether some of them must not move on before everything is there.
     """
 
@@ -85,6 +86,7 @@ class TcpRestore:
         self._open = [r for r in standing if r.state == TCP_ESTABLISHED]
         self._closing = [r for r in standing if r.state != TCP_ESTABLISHED]
         self.inside = [ends_of(r) for r in standing if not _tcp(r).outside]
+        self.outside = [ends_of(r) for r in standing if _tcp(r).outside]
         self.needs_lock = any(not _tcp(r).outside for r in self._closing)
 
     # Queues of listening sockets
