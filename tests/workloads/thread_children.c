@@ -34,17 +34,17 @@ int main(int argc, char **argv)
 {
     pthread_t thread;
     int status;
+    sigset_t wanted, pending;
     begin(argc, argv);
+    sigemptyset(&wanted);
+    sigaddset(&wanted, SIGUSR1);
+    sigprocmask(SIG_BLOCK, &wanted, NULL);
     CHECK(pthread_create(&thread, NULL, parent, NULL) == 0, "no thread");
-    pid_t other = make(SIGUSR1), silent = make(0);
+    pid_t other = make(SIGUSR1), silent = other ? make(0) : 0;
     if (other == 0 || silent == 0) {
         await("go");
         _exit(other == 0 ? 3 : 4);
     }
-    sigset_t wanted, pending;
-    sigemptyset(&wanted);
-    sigaddset(&wanted, SIGUSR1);
-    sigprocmask(SIG_BLOCK, &wanted, NULL);
     pid_t gone = make(SIGUSR1);
     if (gone == 0)
         _exit(6);
