@@ -241,10 +241,14 @@ def check_tasks(context: DumpContext) -> None:
 
 
 @contextlib.contextmanager
-def _scratch(process: LiveProcess, leader: Tracee) -> Iterator[None]:
-    """A scratch area in a process, with a handler that brings it back should we be killed."""
+def _scratch(process: LiveProcess, leader: Tracee) -> Iterator[_Traps]:
+    """A scratch area in a process, with a handler that brings it back should we be killed.
+
+    Gives the pending SIGTRAPs of leader and process, which it holds meanwhile.
+    """
     instruction = find_syscall_instruction(process)
     saved = _look(leader)
+    traps = _shelved(leader, saved, shared=True)
     with _borrowed(leader, saved):
         map_scratch(leader, instruction, scratch_address(process.mappings))
         leader.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
@@ -254,7 +258,7 @@ def _scratch(process: LiveProcess, leader: Tracee) -> Iterator[None]:
         batch.call("rt_sigaction", signal.SIGTRAP, handler, before, 8)
         process.sigtrap_action = leader.run(batch).read(before)
     try:
-        yield
+        yield traps
     finally:
         # A process that was killed meanwhile has nothing to be put back.
         with contextlib.suppress(ProcessLookupError, TaskVanishedError):
@@ -264,9 +268,48 @@ def _scratch(process: LiveProcess, leader: Tracee) -> Iterator[None]:
                 process_vm.write(leader.tid, room, process.sigtrap_action)
                 at = leader.syscall_instruction
                 leader.call_at(at, "rt_sigaction", signal.SIGTRAP, room, 0, 8)
+                _queue_again(leader, traps)
                 # It vanishes under the call, which stops before the next instruction.
                 leader.call_at(at, "munmap", leader.scratch, SCRATCH_SIZE)
                 leader.scratch = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Traps:
+    """The pending SIGTRAPs of a task, which have to be out of the way of batches."""
+
+    own: tuple[bytes, ...] = ()
+    shared: tuple[bytes, ...] = ()
+
+
+def _shelved(tracee: Tracee, saved: _Saved, *, shared: bool) -> _Traps:
+    """Take the pending SIGTRAPs of a task, with those of its process if *shared*."""
+    own = tuple(filter(_is_trap, saved.pending))
+    of_process = tuple(filter(_is_trap, saved.shared_pending)) if shared else ()
+    if own or of_process:
+        ptrace.set_sigmask(tracee.tid, ALL_BUT_TRAP)
+        for _ in own + of_process:
+            tracee.shelve_trap()
+        ptrace.set_sigmask(tracee.tid, saved.sigmask)
+    return _Traps(own, of_process)
+
+
+def _is_trap(info: bytes) -> bool:
+    return int.from_bytes(info[:4], "little") == signal.SIGTRAP
+
+
+def _queue_again(tracee: Tracee, traps: _Traps) -> None:
+    """Put back what `_shelved` has taken; a scratch area is there, and no batch comes any more."""
+    if traps.own or traps.shared:
+        pid, tid = proc_task.status(tracee.pid).ns_pids[-1], _own_tid(tracee)
+        for info in traps.own:
+            tracee.queue_trap(info, (pid, tid))
+        for info in traps.shared:
+            tracee.queue_trap(info, (pid,))
+
+
+def _own_tid(tracee: Tracee) -> int:
+    return proc_task.status(tracee.pid, tracee.tid).ns_pids[-1]
 
 
 @contextlib.contextmanager
@@ -343,10 +386,11 @@ def dump_process(context: DumpContext, process: LiveProcess, scopes: Scopes) -> 
     """Fill in ``threads`` and ``answers`` of a live process."""
     tracees = context.frozen.threads(process.pid)
     leader = tracees[0]
-    with undisturbed(), _scratch(process, leader):
+    with undisturbed(), _scratch(process, leader) as held:
         for tracee in tracees:
             tracee.scratch = leader.scratch
             saved = _look(tracee)
+            traps = held if tracee is leader else _shelved(tracee, saved, shared=False)
             ask = _Questions(context, process, tracee, scopes, leader=tracee is leader)
             with _borrowed(tracee, saved):
                 tracee.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
@@ -354,9 +398,13 @@ def dump_process(context: DumpContext, process: LiveProcess, scopes: Scopes) -> 
                 if tracee is leader:
                     process.settings = ask.settings(answers)
                     process.semaphore_undo = read_adjustments(context, leader, tracees[1:])
+                else:
+                    _queue_again(tracee, traps)
+            if tracee is leader:
+                saved.pending += traps.own
+                process.pending = saved.shared_pending + traps.shared
             process.threads.append(ask.thread(answers, saved))
             if tracee is leader:
-                process.pending = saved.shared_pending
                 process.answers = ask.process(answers)
 
 

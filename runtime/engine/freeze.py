@@ -97,8 +97,10 @@ class Frozen:
             return True
         if stop.event == ptrace.PTRACE_EVENT_STOP:
             if stop.signal != signal.SIGTRAP:
+                # It was stopped before, which is what has interrupted its call.
                 self.group_stops[self.tracees[tid].pid] = stop.signal
-            _hide_interruption(self.tracees[tid])
+            else:
+                _hide_interruption(self.tracees[tid])
             return True
         # A signal was on its way before our interrupt: deliver it, the stop follows.
         ptrace.resume(tid, stop.signal if not stop.event else 0)

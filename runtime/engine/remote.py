@@ -252,6 +252,33 @@ class Tracee:
                 return
             ptrace.resume(self.tid)
 
+    def shelve_trap(self) -> None:
+        """Take a pending SIGTRAP, which could not be told from the end of a batch.
+
+        The task is stopped as after `settle`, and blocks no SIGTRAP.
+        """
+        ptrace.resume(self.tid)
+        while self.wait().signal != signal.SIGTRAP:
+            ptrace.resume(self.tid)
+        self.settle()
+
+    def queue_trap(self, info: bytes, own: tuple[int, ...]) -> None:
+        """Queue a SIGTRAP that was taken, as the last call that the task makes for us.
+
+        Everything is blocked afterwards; registers and stop are as after `call_at` and `settle`.
+
+        Args:
+            info: ``siginfo_t``.
+            own: Process and thread as they call themselves, for the queue of the thread, or the
+                process alone, for its own.
+        """
+        room = self.scratch + DATA_OFFSET
+        process_vm.write(self.tid, room, info)
+        ptrace.set_sigmask(self.tid, _MASK)
+        name = "rt_sigqueueinfo" if len(own) == 1 else "rt_tgsigqueueinfo"
+        self.call_at(self.syscall_instruction, name, *own, signal.SIGTRAP, room)
+        self.settle()
+
     # System calls
 
     def call_at(self, instruction: int, name: str, *args: int) -> int:

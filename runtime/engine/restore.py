@@ -657,6 +657,7 @@ class Restore:
             restore_threads.resume_sleep(task, thread, elapsed)
             for task, thread in zip(process.tasks, process.record.threads, strict=True)
         ]
+        restore_threads.queue_traps(process)
         self._sharers[process.record.mm_id] -= 1
         if not self._sharers[process.record.mm_id]:
             leader = process.leader

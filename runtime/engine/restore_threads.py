@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import struct
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from formats.records.task import Credentials, Process, Thread
 from runtime.engine import signals
 from runtime.engine.arch import current as arch
 from runtime.engine.new_task import NewTask
-from runtime.engine.remote import ALL_BUT_TRAP, DATA_OFFSET, Batch
+from runtime.engine.remote import DATA_OFFSET, Batch
 from runtime.engine.restore_timers import rearmed_ids, timer_of
 from runtime.errors import RestoreError
 from runtime.kernel import proc_task, process_vm, ptrace, sched
@@ -289,7 +290,7 @@ def queue_signals(process: RestoredProcess) -> None:
     record = process.record
     own_timers = rearmed_ids(record)
     for info in record.pending:
-        if timer_of(info) in own_timers:
+        if timer_of(info) in own_timers or _signal_of(info) == signal.SIGTRAP:
             continue
         batch.call("rt_sigqueueinfo", process.leader_ids[-1], _signal_of(info), info)
     if len(batch):
@@ -298,12 +299,24 @@ def queue_signals(process: RestoredProcess) -> None:
     for task, thread in zip(process.tasks, record.threads, strict=True):
         batch = Batch()
         for info in thread.pending:
-            if timer_of(info) in own_timers:
+            if timer_of(info) in own_timers or _signal_of(info) == signal.SIGTRAP:
                 continue
             own = (process.leader_ids[-1], task.ids[-1])
             batch.call("rt_tgsigqueueinfo", *own, _signal_of(info), info)
         if len(batch):
             task.do(batch)
+
+
+def queue_traps(process: RestoredProcess) -> None:
+    """Queue pending SIGTRAPs, apart from the others: they would look like the end of a batch."""
+    pid = process.leader_ids[-1]
+    for info in process.record.pending:
+        if _signal_of(info) == signal.SIGTRAP:
+            process.leader.queue_trap(info, (pid,))
+    for task, thread in zip(process.tasks, process.record.threads, strict=True):
+        for info in thread.pending:
+            if _signal_of(info) == signal.SIGTRAP:
+                task.queue_trap(info, (pid, task.ids[-1]))
 
 
 def end_leader(process: RestoredProcess) -> None:
@@ -370,7 +383,7 @@ def stop_process(process: RestoredProcess) -> None:
     other thread a stop, which it enters before it could return to user space.
     """
     sig = process.record.stopped
-    ptrace.set_sigmask(process.leader.tid, ALL_BUT_TRAP & ~(1 << (sig - 1)))
+    ptrace.set_sigmask(process.leader.tid, (2**64 - 1) & ~(1 << (sig - 1)))
     os.kill(process.leader.pid, sig)
     for task in process.tasks:
         ptrace.resume(task.tid)

@@ -150,13 +150,21 @@ class Registers(NamedTuple):
 
     def for_batch(self, code: int, entries: int, count: int, stack: int) -> Registers:
         """These registers, about to run *count* batch entries; the healer needs a stack."""
-        return self._replace(rip=code, rbx=entries, rbp=count, rsp=stack, orig_rax=2**64 - 1)
+        return self._replace(
+            rip=code,
+            rbx=entries,
+            rbp=count,
+            rsp=stack,
+            eflags=self.eflags & ~_TRAP_FLAG,
+            orig_rax=2**64 - 1,
+        )
 
     def for_syscall(self, instruction: int, number: int, args: tuple[int, ...]) -> Registers:
         """These registers, about to execute the one system call at *instruction*."""
         a = [word & (2**64 - 1) for word in args] + [0] * (6 - len(args))
         return self._replace(
             rip=instruction,
+            eflags=self.eflags & ~_TRAP_FLAG,
             rax=number,
             orig_rax=2**64 - 1,
             rdi=a[0],
@@ -303,6 +311,7 @@ class Registers(NamedTuple):
 
 
 _REGISTERS = struct.Struct("<27Q")
+_TRAP_FLAG = 1 << 8  # of a program that steps through itself: not through our code
 
 EINTR = 4
 ERESTART_RESTARTBLOCK = 516  # include/linux/errno.h; never seen by programs
@@ -333,8 +342,8 @@ _RETRIED = frozenset(
     NR[name]
     for name in (
         *("epoll_wait", "epoll_pwait", "epoll_pwait2", "semop", "semtimedop", "rt_sigtimedwait"),
-        *("recvfrom", "recvmsg", "sendto", "sendmsg", "accept", "accept4", "read", "readv"),
-        "io_getevents",
+        *("recvfrom", "recvmsg", "recvmmsg", "read", "readv", "accept", "accept4", "connect"),
+        *("sendto", "sendmsg", "sendmmsg", "write", "writev", "io_getevents", "io_pgetevents"),
     )
 )
 

@@ -8,6 +8,7 @@ import struct
 from typing import Any
 
 from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.remote import Batch, Tracee
 
 # What fcntl(2) F_SETFL can change
 CHANGEABLE = os.O_APPEND | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME | os.O_NONBLOCK
@@ -25,5 +26,24 @@ def restore_flags(files: RestoredFiles, record: Any) -> None:
             fcntl.fcntl(fd, F_SETOWN_EX, struct.pack("ii", record.owner.kind, pid))
         fcntl.fcntl(fd, F_SETSIG, record.owner.signal)
     now = fcntl.fcntl(fd, fcntl.F_GETFL)
-    if (now ^ record.flags) & CHANGEABLE:
-        fcntl.fcntl(fd, fcntl.F_SETFL, record.flags & CHANGEABLE)
+    if not (now ^ record.flags) & CHANGEABLE:
+        return
+    wanted = record.flags & CHANGEABLE
+    held = _held(files, record.file_id) if wanted & os.O_ASYNC else None
+    if held is None:
+        fcntl.fcntl(fd, fcntl.F_SETFL, wanted)
+    else:
+        # A signal tells the number of the descriptor through which it was asked for.
+        task, number = held
+        batch = Batch()
+        batch.call("fcntl", number, fcntl.F_SETFL, wanted)
+        task.run(batch)
+
+
+def _held(files: RestoredFiles, file_id: int) -> tuple[Tracee, int] | None:
+    """A process that has a file by now, and its number there."""
+    for pid, table in files.tables.items():
+        for number, held in table.items():
+            if held == file_id and pid in files.tracees:
+                return files.tracees[pid], number
+    return None
