@@ -55,6 +55,23 @@ class UnixMessage:
     urgent: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class UnixPending:
+    """A connection that a listening socket has not accepted yet.
+
+    Attributes:
+        client: Inode of the socket that is connected to it; 0 if that is closed.
+        name: Of the client, as far as it is known; matters for one that is closed.
+        credentials: Of whoever connected.
+        queue: What waits in it, oldest first.
+    """
+
+    client: int
+    name: bytes = b""
+    credentials: UnixCredentials | None = None
+    queue: tuple[UnixMessage, ...] = ()
+
+
 @record("file-unix")
 @dataclass(frozen=True, slots=True)
 class UnixSocket:
@@ -75,7 +92,7 @@ class UnixSocket:
         peer: Inode of the connected socket, or 0.
         peer_name: Name of a peer that is gone or outside.
         credentials: SO_PEERCRED; of a listening socket, those it was made to listen with.
-        pending: Inodes of clients whose connection is not accepted yet, oldest first.
+        pending: Connections that are not accepted yet, oldest first.
         queue: Messages waiting to be read, oldest first.
         shutdown: 1 no more reads, 2 no more writes, 3 both.
         failed: Whether the next call gets ECONNRESET: the peer closed without reading everything.
@@ -102,7 +119,7 @@ class UnixSocket:
     peer: int
     peer_name: bytes
     credentials: UnixCredentials | None
-    pending: tuple[int, ...]
+    pending: tuple[UnixPending, ...]
     queue: tuple[UnixMessage, ...]
     shutdown: int
     failed: bool

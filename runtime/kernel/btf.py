@@ -59,6 +59,11 @@ class KernelTypes:
                 return int(bits) // 8
         raise KeyError(f"{struct_name}.{member}")
 
+    def size_of(self, struct_name: str) -> int:
+        """How many bytes a structure takes; KeyError when there is none."""
+        _, at = self._find(struct_name, _STRUCT)
+        return int(self._words[at + 2])
+
     def _offsets_of(self, name: str) -> Iterator[int]:
         """Where a name stands among the names; a name that ends others may be shared with them."""
         wanted, at = name.encode() + b"\0", -1

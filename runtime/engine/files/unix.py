@@ -7,7 +7,6 @@ of names, `unix_make` makes the sockets with their connections, `unix_fill` puts
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import socket
@@ -15,7 +14,12 @@ import stat
 import struct
 from collections.abc import Iterable
 
-from formats.records.unix import Link, UnixCredentials, UnixMessage, UnixSocket
+from formats.records.unix import (
+    Link,
+    UnixCredentials,
+    UnixMessage,
+    UnixSocket,
+)
 from runtime.engine.files.kind import Kind, Look
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.socket_options import read_options
@@ -23,6 +27,7 @@ from runtime.engine.files.table import FileTable
 from runtime.engine.files.unix_fill import fill_all
 from runtime.engine.files.unix_make import make_all
 from runtime.engine.files.unix_names import locate
+from runtime.engine.files.unix_pending import dump_pending
 from runtime.engine.files.unix_queue import Peeked, peek_queue
 from runtime.engine.peer_pids import PeerPids
 from runtime.engine.sandbox.kind import Scope
@@ -49,13 +54,13 @@ REFUSED = (
     ),
     (
         "unix-pending-data",
-        "data sent into a connection that is not yet accepted, which nobody can look at; try again",
+        "descriptors, or on kernels without BPF any data, sent into a connection that is not yet "
+        "accepted; try again",
     ),
     ("unix-namespaces", "a UNIX socket connected to one of another network namespace"),
     ("unix-error", "a socket with messages and an error that is not yet reported; try again"),
 )
 
-TIOCOUTQ = 0x5411
 _UCRED = struct.Struct("iII")
 _NO_ID = 2**32 - 1
 
@@ -89,7 +94,8 @@ class UnixSockets(Kind):
             return None
         with socket.socket(socket.AF_UNIX, info.kind, fileno=look.duplicate()) as sock:
             link = self._link(table, look, sock, info)
-            if link is None or not self._check_pending(table, look, info):
+            pending = dump_pending(table, look, sock, info.pending)
+            if link is None or pending is None:
                 return None
             place = locate(table, sock, info.name)
             gone = link in (Link.GONE, Link.OUTSIDE)
@@ -107,7 +113,7 @@ class UnixSockets(Kind):
                 peer=info.peer or 0 if link is Link.PEER else 0,
                 peer_name=_peer_name(sock) if gone else b"",
                 credentials=_credentials(table, look, sock),
-                pending=info.pending,
+                pending=pending,
                 queue=tuple(self._message(table, m) for m in table.made(_queue_key(info)) or ()),
                 shutdown=info.shutdown,
                 failed=gone and _has_failed(sock),
@@ -133,13 +139,6 @@ class UnixSockets(Kind):
             )
             return None
         if info.inode in _pending_clients(table):
-            if struct.unpack("i", fcntl.ioctl(sock, TIOCOUTQ, bytes(4)))[0]:
-                table.refuse(
-                    look,
-                    "unix-pending-data",
-                    "has sent into a connection that is not yet accepted; try again",
-                )
-                return None
             return Link.PENDING
         if info.peer == 0 and (info.kind == socket.SOCK_DGRAM or info.shutdown == 3):
             return Link.GONE
@@ -155,24 +154,6 @@ class UnixSockets(Kind):
             return None
         table.refuse(look, "unix-outside", "is connected to a socket outside the container")
         return None
-
-    @staticmethod
-    def _check_pending(table: FileTable, look: Look, info: UnixInfo) -> bool:
-        for inode in info.pending:
-            if not inode:
-                table.refuse(
-                    look,
-                    "unix-pending-data",
-                    "has a connection that is not yet accepted, and whose client is gone; what the "
-                    "client had sent cannot be looked at; try again",
-                )
-                return False
-            if inode not in table.socket_inodes:
-                table.refuse(
-                    look, "unix-outside", "has a connection from outside that is not yet accepted"
-                )
-                return False
-        return True
 
     @staticmethod
     def _message(table: FileTable, message: Peeked) -> UnixMessage:

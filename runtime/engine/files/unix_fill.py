@@ -45,6 +45,10 @@ def fill_all(making: Making) -> None:
     for record in records:
         if record.kind != socket.SOCK_DGRAM:
             filling.send(making.far.get(record.file_id), record, record.queue)
+    for fd, listener, pending in making.waiting:
+        filling.send(fd, listener, pending.queue)
+        if not pending.client:
+            os.close(fd)
     filling.close_gone()
     making.names.close()
     making.actors.close()

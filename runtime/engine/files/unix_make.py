@@ -21,7 +21,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from formats.records.unix import Link, UnixCredentials, UnixSocket
+from formats.records.unix import Link, UnixCredentials, UnixPending, UnixSocket
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.unix_actors import Actors
 from runtime.engine.files.unix_names import Names, Node
@@ -47,6 +47,7 @@ class Making:
         made: Our descriptor for each socket, by file id.
         far: Our descriptor for the other end of a connection; of one that is gone, the only one.
         nodes: The files of bound sockets, by file id.
+        waiting: Our descriptor for the client's end of each connection that is not accepted.
         partners: For datagram sockets from a socketpair(2): the file id of the other, 0 if gone.
     """
 
@@ -58,6 +59,7 @@ class Making:
     made: dict[int, int] = field(default_factory=dict)
     far: dict[int, int] = field(default_factory=dict)
     nodes: dict[int, Node | None] = field(default_factory=dict)
+    waiting: list[tuple[int, UnixSocket, UnixPending]] = field(default_factory=list)
     partners: dict[int, int] = field(default_factory=dict)
 
     def plain(self, kind: int) -> int:
@@ -99,7 +101,7 @@ def _check(records: Iterable[UnixSocket], by_inode: dict[int, UnixSocket]) -> No
             problem = f"is connected to socket {record.peer}, which the image lacks"
         elif record.kind != socket.SOCK_DGRAM and peer is not None and peer.peer != record.inode:
             problem = f"is connected to socket {record.peer}, which is not connected to it"
-        elif any(client and client not in by_inode for client in record.pending):
+        elif any(p.client and p.client not in by_inode for p in record.pending):
             problem = "has a connection of a client that the image lacks"
         if problem:
             raise RestoreError(f"UNIX socket {record.inode} {problem}", reason="image-inconsistent")
@@ -246,17 +248,23 @@ class _Streams:
                     self.making.nodes[server.file_id] = None  # it has its name
 
     def _leave_waiting(self, fd: int, listener: UnixSocket, node: Node | None) -> None:
-        actors = self.making.actors
-        now: UnixCredentials | None = None
+        making, actors = self.making, self.making.actors
         waiting = max(listener.backlog, len(listener.pending))
-        for inode in listener.pending:
-            client = self.by_inode[inode]
-            if client.credentials != now:
-                now = client.credentials
-                actors.listen(fd, waiting, now)
-            home = self.making.home
-            (connected,) = actors.connect(listener.kind, listener.name, node, now, 1, home)
-            self.making.made[client.file_id] = connected
+        told: UnixCredentials | None = None
+        for index, pending in enumerate(listener.pending):
+            client = self.by_inode.get(pending.client)
+            listens = client.credentials if client is not None else listener.credentials
+            if not index or listens != told:
+                told = listens
+                actors.listen(fd, waiting, told)
+            who = pending.credentials
+            home = making.home
+            (connected,) = actors.connect(listener.kind, listener.name, node, who, 1, home)
+            if client is not None:
+                making.made[client.file_id] = connected
+            elif pending.name:
+                making.names.bind_to(connected, pending.name, "", None)
+            making.waiting.append((connected, listener, pending))
         actors.listen(fd, listener.backlog, listener.credentials)
 
     def _make_gone(self, members: list[UnixSocket]) -> None:
