@@ -135,6 +135,7 @@ class InetSocket:
         uid: Owner of the socket's inode, which sharing a port depends on.
         gid: Group of the socket's inode.
         owner: SIGIO's, or None.
+        ns_id: Network namespace that it belongs to; 0 for the sandbox's.
     """
 
     file_id: int
@@ -160,6 +161,7 @@ class InetSocket:
     uid: int = 0
     gid: int = 0
     owner: Owner | None = None
+    ns_id: int = 0
 
 
 @record("network-lock")

@@ -36,4 +36,4 @@ def hold_peers(records: Iterable[Record], options: RestoreOptions, pid: int) -> 
     ]
     if not tokens or not outside or options.tcp_close:
         return None
-    return PacketLock(pid, f"wherry-{secrets.token_hex(8)}", outside, owned=True)
+    return PacketLock(f"/proc/{pid}/ns/net", f"wherry-{secrets.token_hex(8)}", outside, owned=True)

@@ -72,7 +72,7 @@ class NetworkHold:
             OSError: This kernel has no fitting nf_tables.
         """
         self._sockets = [socket.socket(fileno=fd) for fd in sockets]
-        self._lock = PacketLock(pid, f"{self.token}-dump", connections, owned=True)
+        self._lock = PacketLock(_namespace(pid), f"{self.token}-dump", connections, owned=True)
         self._pid, self._connections, self._own = pid, connections, own
 
     def release(self) -> None:
@@ -93,7 +93,7 @@ class NetworkHold:
         """
         if self._lock is None:
             return
-        stays = PacketLock(self._pid, self.token, self._connections, owned=False)
+        stays = PacketLock(_namespace(self._pid), self.token, self._connections, owned=False)
         self._undo.callback(stays.remove)
         for sock in self._sockets:
             self._undo.callback(leave_repair, sock, enter_repair(sock))
@@ -116,7 +116,7 @@ class NetworkHold:
         """
         if self._lock is None:
             return ""
-        PacketLock(self._pid, self.token, self._connections, owned=False).keep()
+        PacketLock(_namespace(self._pid), self.token, self._connections, owned=False).keep()
         return self.token
 
 
@@ -128,7 +128,7 @@ def take_back(pid: int, token: str) -> None:
         token: From `NetworkHold.leave_behind`.
     """
     if token:
-        remove_lock(pid, token)
+        remove_lock(_namespace(pid), token)
 
 
 def end_silently(pids: Sequence[int], *, own: bool) -> None:
@@ -172,3 +172,7 @@ def make_room_for_descriptors() -> None:
     """Let us hold as many descriptors as we are allowed to."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _namespace(pid: int) -> str:
+    return f"/proc/{pid}/ns/net"

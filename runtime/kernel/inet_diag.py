@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
@@ -58,15 +58,15 @@ class InetInfo:
     shutdown: int
 
 
-def inet_sockets(pid: int, protocol: int) -> list[InetInfo]:
-    """All sockets of a protocol (IPPROTO_TCP, IPPROTO_UDP, ...) in a task's network namespace.
+def inet_sockets(path: str, protocol: int) -> list[InetInfo]:
+    """All sockets of a protocol (IPPROTO_TCP, IPPROTO_UDP, ...) in a network namespace.
 
     Empty when the kernel has no module for the protocol.
 
     Source: man 7 sock_diag, include/uapi/linux/inet_diag.h.
     """
     found: list[InetInfo] = []
-    with visiting(pid, "net"):
+    with visiting_path(path, "net"):
         diag = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
         )

@@ -6,16 +6,16 @@ import fcntl
 import socket
 import struct
 
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting, visiting_path
 
 SIOCGIFFLAGS, SIOCSIFFLAGS = 0x8913, 0x8914  # include/uapi/linux/sockios.h
 IFF_UP, IFF_LOOPBACK = 0x1, 0x8  # include/uapi/linux/if.h
 _REQUEST = struct.Struct("16sH14x")
 
 
-def interface_names(pid: int) -> dict[int, str]:
+def interface_names(path: str) -> dict[int, str]:
     """Names of the interfaces of a task's network namespace, by index."""
-    with visiting(pid, "net"):
+    with visiting_path(path, "net"):
         return dict(socket.if_nameindex())
 
 

@@ -21,7 +21,7 @@ from typing import Self
 from runtime.kernel import nfnetlink as nf
 from runtime.kernel.inet_diag import Endpoint
 from runtime.kernel.packets import DELIVERY_MARK
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 Connection = tuple[Endpoint, Endpoint]
 """The local and the remote end of a connection."""
@@ -52,7 +52,7 @@ class PacketLock:
     """A table that drops the packets of connections; a context manager that removes it.
 
     Args:
-        pid: A task in the network namespace.
+        path: The network namespace, as a path such as ``/proc/PID/ns/net``.
         name: Of the table; unique in the namespace.
         connections: Whose packets are dropped.
         owned: Whether the table vanishes with this object's process (Linux 5.12).
@@ -64,10 +64,10 @@ class PacketLock:
     """
 
     def __init__(
-        self, pid: int, name: str, connections: Sequence[Connection], *, owned: bool
+        self, path: str, name: str, connections: Sequence[Connection], *, owned: bool
     ) -> None:
         self.name = name
-        self._socket = _netfilter_socket(pid)
+        self._socket = _netfilter_socket(path)
         try:
             _transact(self._socket, list(_table(name, connections, owned=owned)))
         except BaseException:
@@ -96,23 +96,22 @@ class PacketLock:
         self._socket.close()
 
 
-def remove_lock(pid: int, name: str) -> bool:
+def remove_lock(path: str, name: str) -> bool:
     """Remove a table that was left behind; whether there was one."""
-    with _netfilter_socket(pid) as nft:
+    with _netfilter_socket(path) as nft:
         return _delete(nft, name)
 
 
-def let_through(pid: int, connections: Sequence[Connection]) -> None:
+def let_through(path: str, connections: Sequence[Connection]) -> None:
     """Take connections out of every table of ours that was left behind in a namespace.
 
     Args:
-        pid: A task in the network namespace.
+        path: The network namespace, as a path such as ``/proc/PID/ns/net``.
         connections: They are here now.
     """
-    path = f"/proc/{pid}/ns/net"
     found = nf.Netfilter(path, NFNL_SUBSYS_NFTABLES).list(NFT_MSG_GETTABLE)
     names = [nf.attributes_of(message.body) for message in found]
-    with _netfilter_socket(pid) as nft:
+    with _netfilter_socket(path) as nft:
         for attributes in names:
             name = attributes.get(1, b"").rstrip(b"\0").decode(errors="replace")
             if name.startswith(PREFIX) and not _is_owned(attributes):
@@ -141,8 +140,8 @@ def _delete(nft: socket.socket, name: str) -> bool:
     return True
 
 
-def _netfilter_socket(pid: int) -> socket.socket:
-    with visiting(pid, "net"):
+def _netfilter_socket(path: str) -> socket.socket:
+    with visiting_path(path, "net"):
         nft = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
         )

@@ -26,6 +26,7 @@ from runtime.engine.files.tcp_state import (
     read_dead,
 )
 from runtime.engine.network_hold import make_room_for_descriptors
+from runtime.engine.sandbox.kind import Scope
 from runtime.errors import CheckpointError
 from runtime.kernel import inet_options, nft
 from runtime.kernel.inet_diag import (
@@ -37,7 +38,7 @@ from runtime.kernel.inet_diag import (
     TCP_SYN_RECV,
 )
 from runtime.kernel.socket_filter import get_filter
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 SAVED = (
     (
@@ -65,7 +66,7 @@ REFUSED = (
     ("socket-bpf", "an extended BPF program attached to a socket"),
     ("udp-corked", "a datagram under construction (UDP_CORK, MSG_MORE)"),
     ("raw-queue", "packets waiting at a raw or ping socket"),
-    ("fd-netns", "a socket of another network namespace than the container's"),
+    ("fd-netns", "a socket of a network namespace that is not the container's"),
 )
 
 _TIOCOUTQ = 0x5411  # include/uapi/asm-generic/ioctls.h
@@ -83,19 +84,29 @@ class Inet(Kind):
         return stat.S_ISSOCK(look.stat.st_mode) and is_internet(look)
 
     def dump(self, table: FileTable, look: Look, file_id: int) -> InetSocket | None:
-        return table.once("inet", lambda: _Dump(table).run()).get(file_id)
+        return table.once("inet", lambda: _dump_all(table)).get(file_id)
 
     def restore(self, files: RestoredFiles, record: InetSocket) -> int:
-        return files.once("inet", lambda: InetRestore(files).run())[record.file_id]
+        key = ("inet", record.ns_id)
+        return files.once(key, lambda: InetRestore(files, record.ns_id).run())[record.file_id]
+
+
+def _dump_all(table: FileTable) -> dict[int, InetSocket]:
+    """The records of every network namespace, by file."""
+    records: dict[int, InetSocket] = {}
+    for scope in table.context.scopes.values():
+        if scope.kind == "net":
+            records |= _Dump(table, scope).run()
+    return records
 
 
 class _Dump:
-    """All Internet sockets of a container into records."""
+    """All Internet sockets of a network namespace into records."""
 
-    def __init__(self, table: FileTable) -> None:
+    def __init__(self, table: FileTable, scope: Scope) -> None:
         self.table = table
         self.options = table.context.target.options
-        self.survey = Survey(table)
+        self.survey = Survey(table, scope)
         self.snapshots: dict[int, Snapshot] = {}
         self.records: dict[int, InetSocket] = {}
 
@@ -108,7 +119,7 @@ class _Dump:
         if self.table.context.refusals:
             return {}
         self._hold()
-        with visiting(survey.pid, "net"):
+        with visiting_path(survey.path, "net"):
             options = OptionTable()
             for held in survey.held.values():
                 with socket.socket(fileno=held.look.duplicate()) as sock:
@@ -130,7 +141,7 @@ class _Dump:
         return [held for held in outside if not self._is_dropped(held)]
 
     def _refuse_outside(self) -> None:
-        if self.options.tcp_established:
+        if self.options.tcp_established and self.survey.scope.own:
             return
         for held in self._kept_outside():
             assert held.remote is not None
@@ -138,7 +149,10 @@ class _Dump:
                 held.look,
                 "tcp-established",
                 f"is a TCP connection to {_shown(held.remote)} outside of the container; allow it"
-                " with --tcp-established, or close it with --tcp-close",
+                " with --tcp-established, or close it with --tcp-close"
+                if self.survey.scope.own
+                else f"is a TCP connection to {_shown(held.remote)} outside of its network"
+                " namespace; close it with --tcp-close",
             )
 
     def _queued_connections(self) -> dict[int, tuple[InetAddress, ...]]:
@@ -201,7 +215,7 @@ class _Dump:
         make_room_for_descriptors()
         try:
             hold.hold(
-                self.survey.pid,
+                self.survey.scope.pid,
                 [held.ends for held in outside],
                 [held.look.duplicate() for held in outside],
                 own=self.survey.own,
@@ -256,6 +270,7 @@ class _Dump:
             uid=look.stat.st_uid,
             gid=look.stat.st_gid,
             owner=table.owner(look),
+            ns_id=self.survey.scope.ns_id,
         )
         if held.info is None:
             return self._with_datagrams(record, held, sock)

@@ -10,6 +10,7 @@ move on, or are held up by what held them up before.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
 from collections.abc import Iterator
@@ -20,29 +21,33 @@ from runtime.engine.files.inet_addresses import checked, closed, new_socket, soc
 from runtime.engine.files.inet_options import OptionTable
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.tcp_restore import TcpRestore
+from runtime.engine.sandbox.network_ids import namespace_path
 from runtime.errors import RestoreError
 from runtime.kernel import nft, tcp_repair
 from runtime.kernel.inet_diag import TCP_LISTEN
 from runtime.kernel.inet_options import SO_BINDTODEVICE, SOL_SOCKET
 from runtime.kernel.nft import PacketLock
 from runtime.kernel.packets import PacketSource
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
 
 
 class InetRestore:
-    """All Internet sockets of an image.
+    """All Internet sockets of a network namespace.
 
     Args:
         files: The restore.
+        ns_id: The namespace, in the image.
     """
 
-    def __init__(self, files: RestoredFiles) -> None:
+    def __init__(self, files: RestoredFiles, ns_id: int) -> None:
         self._files = files
-        records = [checked(record) for record in files.all_of(InetSocket)]
+        here = (record for record in files.all_of(InetSocket) if record.ns_id == ns_id)
+        records = [checked(record) for record in here]
         if files.options.tcp_close:
             records = [closed(r) if r.tcp is not None and r.tcp.outside else r for r in records]
         self._records = records
-        self._pid = files.init.pid
+        self._path = namespace_path(files, ns_id)
+        self._is_own = os.path.samefile(self._path, f"/proc/{files.init.pid}/ns/net")
         self._fds: dict[int, int] = {}
         self._lock: PacketLock | None = None
         self._made: dict[int, socket.socket] = {}
@@ -53,7 +58,7 @@ class InetRestore:
         Raises:
             RestoreError: The kernel refused, or the image contradicts itself.
         """
-        with visiting(self._pid, "net"), contextlib.ExitStack() as stack:
+        with visiting_path(self._path, "net"), contextlib.ExitStack() as stack:
             stack.callback(self._close)
             packets = PacketSource()
             stack.callback(packets.close)
@@ -96,7 +101,7 @@ class InetRestore:
         if not tcp.inside:
             return None
         try:
-            return PacketLock(self._pid, f"wherry-{secrets.token_hex(8)}", tcp.inside, owned=True)
+            return PacketLock(self._path, f"wherry-{secrets.token_hex(8)}", tcp.inside, owned=True)
         except OSError as exc:
             if not nft.is_missing(exc):
                 raise
@@ -109,19 +114,25 @@ class InetRestore:
 
     def _go_on(self) -> None:
         """Let everything go."""
-        with visiting(self._pid, "net"), contextlib.ExitStack() as stack, _explained():
+        with visiting_path(self._path, "net"), contextlib.ExitStack() as stack, _explained():
             for file_id, fd in self._fds.items():
                 self._made[file_id] = sock = socket.socket(fileno=fd)
                 stack.callback(sock.detach)
             self._tcp.fill_send_queues()
-            for lock in (self._lock, self._files.packet_lock):
-                if lock is not None:
-                    lock.remove()
-            for left in self._files.all_of(NetworkLock):
-                nft.remove_lock(self._pid, left.token)
-            if self._tcp.outside:
-                nft.let_through(self._pid, self._tcp.outside)
+            if self._lock is not None:
+                self._lock.remove()
+            if self._is_own:
+                self._let_peers_in()
             self._tcp.go_on()
+
+    def _let_peers_in(self) -> None:
+        """Take away what holds the peers outside off."""
+        if self._files.packet_lock is not None:
+            self._files.packet_lock.remove()
+        for left in self._files.all_of(NetworkLock):
+            nft.remove_lock(self._path, left.token)
+        if self._tcp.outside:
+            nft.let_through(self._path, self._tcp.outside)
 
     @staticmethod
     def _bound(options: OptionTable, record: InetSocket) -> socket.socket:

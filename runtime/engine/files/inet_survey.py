@@ -12,13 +12,15 @@ import os
 import select
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeVar
 
 from formats.records.inet import InetAddress
 from runtime.engine.files.kind import Look
 from runtime.engine.files.table import FileTable
+from runtime.engine.sandbox.kind import Scope
 from runtime.kernel import inet_diag, inet_options
 from runtime.kernel.inet_diag import (
     TCP_CLOSE,
@@ -34,7 +36,9 @@ from runtime.kernel.inet_diag import (
 from runtime.kernel.interfaces import interface_names
 from runtime.kernel.proc_net import multicast_groups, raw_sockets
 from runtime.kernel.tcp_repair import TcpInfo, tcp_info
-from runtime.kernel.visit import visiting
+from runtime.kernel.visit import visiting_path
+
+T = TypeVar("T")
 
 # How sockfs names the protocols that this and its neighbours are about
 PROTOCOLS = frozenset(
@@ -122,19 +126,19 @@ class Survey:
     Attributes:
         held: By file record.
         own: Whether the network namespace is the container's alone.
-        pid: A task in the namespace.
+        scope: The namespace.
+        path: The same, as a path of ours.
     """
 
-    def __init__(self, table: FileTable) -> None:
+    def __init__(self, table: FileTable, scope: Scope) -> None:
         self._table = table
-        self.pid = table.context.target.init_pid
-        scope = next(s for s in table.context.scopes.values() if s.kind == "net" and s.own)
+        self.scope = scope
+        self.path = scope.path
         self.own = not scope.external
-        self._names = interface_names(self.pid)
+        self._names = interface_names(self.path)
         self._diag: dict[int, list[InetInfo]] = {}
         self._local: dict[bytes, bool] = {}
-        with visiting(self.pid, "net"), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours:
-            self._cookie = _cookie(ours)
+        self._cookie = _cookies(table)[scope.ns_id]
         self.held = {held.file_id: held for held in self._look()}
         self._by_ends = {h.ends: h for h in self.held.values() if h.connected and h.local}
         self._inodes = {h.look.stat.st_ino for h in self.held.values()}
@@ -149,8 +153,12 @@ class Survey:
             if not look.link.startswith("socket:") or not is_internet(look):
                 continue
             with socket.socket(fileno=look.duplicate()) as sock:
-                if _cookie(sock) != self._cookie:
-                    self._table.refuse(look, "fd-netns", "is a socket of another network namespace")
+                cookie = _cookie(sock)
+                if cookie != self._cookie:
+                    if self.scope.own and cookie not in _cookies(self._table).values():
+                        self._table.refuse(
+                            look, "fd-netns", "is a socket of a network namespace of others"
+                        )
                     continue
                 yield self._held(file_id, look, sock)
 
@@ -214,14 +222,14 @@ class Survey:
         return None
 
     def _raw_remote(self, inode: int) -> InetAddress | None:
-        found = self._table.once("raw-sockets", lambda: raw_sockets(self.pid))
+        found = self._once("raw-sockets", lambda: raw_sockets(self.path))
         state, host, port = found.get(inode, (TCP_CLOSE, b"", 0))
         return InetAddress(host, port) if state == TCP_ESTABLISHED else None
 
     def sockets(self, protocol: int) -> list[InetInfo]:
         """All sockets of a protocol in the namespace, whoever has them."""
         if protocol not in self._diag:
-            self._diag[protocol] = inet_diag.inet_sockets(self.pid, protocol)
+            self._diag[protocol] = inet_diag.inet_sockets(self.path, protocol)
         return self._diag[protocol]
 
     def shutdowns(self, protocol: int) -> dict[int, int]:
@@ -230,12 +238,12 @@ class Survey:
         def make() -> dict[int, int]:
             return {info.inode: info.shutdown for info in self.sockets(protocol)}
 
-        return self._table.once(("shutdowns", protocol), make)
+        return self._once(("shutdowns", protocol), make)
 
     @cached_property
     def groups(self) -> list[tuple[int, bytes]]:
         """Interface and address of every multicast group that somebody has joined."""
-        return list(dict.fromkeys(multicast_groups(self.pid)))
+        return list(dict.fromkeys(multicast_groups(self.path)))
 
     def interface(self, index: int) -> str:
         """The name of an interface, or an empty string."""
@@ -245,6 +253,9 @@ class Survey:
     def interfaces(self) -> dict[int, str]:
         """Names of the interfaces by index."""
         return self._names
+
+    def _once(self, key: object, make: Callable[[], T]) -> T:
+        return self._table.once(("inet", self.scope.ns_id, key), make)
 
     # Peers
 
@@ -262,7 +273,7 @@ class Survey:
         def make() -> dict[tuple[Endpoint, Endpoint], InetInfo]:
             return {(i.local, i.remote): i for i in self.sockets(socket.IPPROTO_TCP)}
 
-        return self._table.once("tcp-ends", make)
+        return self._once("tcp-ends", make)
 
     def _peer_of(self, held: Held) -> Peer:
         if self.peer_of(held) is not None:
@@ -280,7 +291,7 @@ class Survey:
         """Whether an address is one of the namespace's own."""
         if host not in self._local:
             family = socket.AF_INET if len(host) == 4 else socket.AF_INET6
-            with visiting(self.pid, "net"), socket.socket(family, socket.SOCK_DGRAM) as probe:
+            with visiting_path(self.path, "net"), socket.socket(family, socket.SOCK_DGRAM) as probe:
                 try:
                     probe.bind((socket.inet_ntop(family, host), 0))
                     self._local[host] = True
@@ -292,7 +303,7 @@ class Survey:
 
     def listener_of(self, end: Endpoint) -> list[Held]:
         """The container's listening sockets that connections to *end* come to."""
-        listeners: dict[int, list[Held]] = self._table.once("tcp-listeners", self._listeners)
+        listeners: dict[int, list[Held]] = self._once("tcp-listeners", self._listeners)
         found = listeners.get(end[1], [])
         exact = [h for h in found if h.local and plain_host(h.local.host) == end[0]]
         return exact or [h for h in found if h.local and h.local.host in _ANY]
@@ -322,6 +333,23 @@ def events_of(sock: socket.socket) -> int:
     poll = select.poll()
     poll.register(sock, select.POLLIN | select.POLLPRI | select.POLLRDHUP)
     return next((events for _, events in poll.poll(0)), 0)
+
+
+def _cookies(table: FileTable) -> dict[int, int]:
+    """What tells a socket's network namespace, for each of the container's."""
+
+    def make() -> dict[int, int]:
+        found = {}
+        for scope in table.context.scopes.values():
+            if scope.kind == "net":
+                with (
+                    visiting_path(scope.path, "net"),
+                    socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ours,
+                ):
+                    found[scope.ns_id] = _cookie(ours)
+        return found
+
+    return table.once("inet-cookies", make)
 
 
 def _cookie(sock: socket.socket) -> int:

@@ -122,7 +122,7 @@ def test_ended_the_peer_hears_nothing(place: Place, host: str) -> None:
         far.sendall(b"more")
         assert not comes(far, 0.5), "it was reset"
         assert place.tables() == 1
-        nft.let_through(place.pid, [connection])
+        nft.let_through(f"/proc/{place.pid}/ns/net", [connection])
         assert comes(far, 5), "nobody is there any more, and nobody says so"
 
 
