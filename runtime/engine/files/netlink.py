@@ -13,6 +13,7 @@ from runtime.engine.files.socket_filters import read_filter, restore_filter
 from runtime.engine.files.socket_options import read_options, set_options
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Scope
+from runtime.engine.sandbox.network_errors import explained
 from runtime.engine.sandbox.network_ids import namespace_path, scope_of_socket
 from runtime.errors import RestoreError
 from runtime.kernel import netlink_sockets as nl
@@ -80,7 +81,7 @@ class NetlinkSockets(Kind):
             0 < group <= _MAX_GROUP for group in record.groups
         ):
             raise RestoreError("a malformed netlink socket", reason="image-inconsistent")
-        try:
+        with explained(f"netlink socket of protocol {record.protocol}"):
             with visiting_path(namespace_path(files, record.ns_id), "net"):
                 sock = socket.socket(socket.AF_NETLINK, record.kind, record.protocol)
             try:
@@ -88,8 +89,6 @@ class NetlinkSockets(Kind):
                 return sock.detach()
             finally:
                 sock.close()
-        except OSError as exc:
-            raise RestoreError(f"netlink socket of protocol {record.protocol}: {exc}") from exc
 
 
 def _set_up(sock: socket.socket, record: NetlinkSocket) -> None:

@@ -17,6 +17,7 @@ from runtime.engine.files.socket_filters import read_filter, restore_filter
 from runtime.engine.files.socket_options import read_options, set_options
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Scope
+from runtime.engine.sandbox.network_errors import explained
 from runtime.engine.sandbox.network_ids import namespace_path, scope_of_socket
 from runtime.errors import RestoreError
 from runtime.kernel import packet_sockets as pk
@@ -87,17 +88,17 @@ class PacketSockets(Kind):
 
     def restore(self, files: RestoredFiles, record: PacketSocket) -> int:
         _check(record)
-        try:
-            with visiting_path(namespace_path(files, record.ns_id), "net"):
-                early = socket.htons(record.protocol) if record.kind == pk.SOCK_PACKET else 0
-                sock = socket.socket(socket.AF_PACKET, record.kind, early)
-                try:
-                    _set_up(sock, record)
-                    return sock.detach()
-                finally:
-                    sock.close()
-        except OSError as exc:
-            raise RestoreError(f"packet socket on interface {record.index}: {exc}") from exc
+        with (
+            explained(f"packet socket on interface {record.index}"),
+            visiting_path(namespace_path(files, record.ns_id), "net"),
+        ):
+            early = socket.htons(record.protocol) if record.kind == pk.SOCK_PACKET else 0
+            sock = socket.socket(socket.AF_PACKET, record.kind, early)
+            try:
+                _set_up(sock, record)
+                return sock.detach()
+            finally:
+                sock.close()
 
 
 def _check(record: PacketSocket) -> None:

@@ -12,6 +12,7 @@ from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles, open_again
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox import network_tun
+from runtime.engine.sandbox.network_errors import explained
 from runtime.engine.sandbox.network_ids import namespace_path, scope_of_socket
 from runtime.errors import RestoreError
 from runtime.kernel import tun
@@ -87,10 +88,11 @@ class TunFiles(Kind):
         fd = self._open(files, record)
         try:
             if record.name:
-                self._attach(files, record, fd)
-        except OSError as exc:
+                with explained(f"descriptor of interface {record.name}"):
+                    self._attach(files, record, fd)
+        except BaseException:
             os.close(fd)
-            raise RestoreError(f"descriptor of interface {record.name}: {exc}") from exc
+            raise
         return fd
 
     @staticmethod

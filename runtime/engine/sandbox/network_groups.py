@@ -9,7 +9,7 @@ from runtime.engine.context import DumpContext
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
-from runtime.errors import RestoreError
+from runtime.engine.sandbox.network_errors import explained
 from runtime.kernel.link_groups import join_link_group, link_groups
 
 SAVED = (("network links", "link-layer groups"),)
@@ -32,7 +32,5 @@ class NetworkGroups(SandboxKind):
         for record in records:
             if (record.name, record.address) in there:
                 continue
-            try:
+            with explained(f"group of network interface {record.name}"):
                 join_link_group(place.path, record.name, record.address)
-            except OSError as exc:
-                raise RestoreError(f"group of network interface {record.name}: {exc}") from exc

@@ -11,6 +11,7 @@ from runtime.engine.context import DumpContext
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
+from runtime.engine.sandbox.network_errors import explained
 from runtime.errors import RestoreError
 from runtime.kernel import rtnetlink
 from runtime.kernel.netlink import NETLINK_ROUTE, Netlink
@@ -35,9 +36,8 @@ class NetworkIds(SandboxKind):
                 other = place_of(files, record.other_id)
                 fd = os.open(other.path, os.O_RDONLY | os.O_CLOEXEC)
                 try:
-                    rtnetlink.set_namespace_id(netlink, fd, record.number)
-                except OSError as exc:
-                    raise RestoreError(f"network namespace id {record.number}: {exc}") from exc
+                    with explained(f"network namespace id {record.number}"):
+                        rtnetlink.set_namespace_id(netlink, fd, record.number)
                 finally:
                     os.close(fd)
 

@@ -18,6 +18,7 @@ from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox import network_outside, network_tun
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
+from runtime.engine.sandbox.network_errors import explained
 from runtime.engine.sandbox.network_ids import known_namespaces, place_of
 from runtime.errors import RestoreError
 from runtime.kernel import rtnetlink as rt
@@ -159,7 +160,7 @@ def _dump_link(scope: Scope, link: rt.LinkInfo, known: dict[int, Scope]) -> Link
 
 
 def _make_all(files: RestoredFiles) -> None:
-    with ExitStack() as opened:
+    with explained("network interfaces"), ExitStack() as opened:
         _Maker(files, opened).make_all()
 
 
@@ -213,15 +214,13 @@ class _Maker:
         """Whether a fresh namespace, or a hook, has brought the link, or an option has now."""
         present = {link.name: link for link in rt.links(self.netlink(record.ns_id))}
         link = present.get(record.name)
-        try:
+        with explained(f"network interface {record.name}"):
             if link is None:
                 if not record.external and record.kind:
                     return False
                 self.outside.make(self.files, record, _creation(record), _data_of(record))
             elif link.index != record.index:
                 self._renumber(record, link)
-        except OSError as exc:
-            raise RestoreError(f"network interface {record.name}: {exc}") from exc
         self.made[record.ns_id, record.index] = record
         return True
 
@@ -255,15 +254,13 @@ class _Maker:
                 reason="image-inconsistent",
             )
         self.made[record.ns_id, record.index] = record
-        try:
+        with explained(f"network interface {record.name} ({record.kind})"):
             if record.kind == "tun":
                 network_tun.make(self.files, record)
             elif record.kind in _PAIRS:
                 self._make_pair(record)
             else:
                 self._add(record, _data_of(record))
-        except OSError as exc:
-            raise RestoreError(f"network interface {record.name} ({record.kind}): {exc}") from exc
 
     def _make_pair(self, record: Link) -> None:
         namespace = record.lower_ns_id or record.ns_id
@@ -315,10 +312,8 @@ class _Maker:
                 self._change(record, ((kind, value),), f"attribute {kind}")
         missing = tuple(name for name in record.names if name not in now.alternative_names)
         if missing:
-            try:
+            with explained(f"network interface {record.name}: names"):
                 rt.add_names(self.netlink(record.ns_id), record.index, missing)
-            except OSError as exc:
-                raise RestoreError(f"network interface {record.name}: names: {exc}") from exc
 
     def _set_data(self, record: Link) -> None:
         """Set one by one what differs: a kernel lists settings too that it refuses to take."""
@@ -352,10 +347,8 @@ class _Maker:
                 self._change(record, given, f"setting {kind} as a port")
 
     def _change(self, record: Link, given: Attributes, what: str) -> None:
-        try:
+        with explained(f"network interface {record.name}: {what}"):
             rt.set_link(self.netlink(record.ns_id), record.index, given)
-        except OSError as exc:
-            raise RestoreError(f"network interface {record.name}: {what}: {exc}") from exc
 
 
 def _creation(record: Link) -> Attributes:

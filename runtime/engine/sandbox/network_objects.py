@@ -12,6 +12,7 @@ from runtime.engine.context import DumpContext
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
+from runtime.engine.sandbox.network_errors import explained
 from runtime.engine.sandbox.network_tables import TABLES, Table
 from runtime.errors import RestoreError
 from runtime.kernel import rtnetlink as rt
@@ -79,10 +80,8 @@ def _set_flags(netlink: Netlink, links: list[Link]) -> None:
     for record in _lower_first(links):
         change = (now.get(record.index, 0) ^ record.flags) & (rt.IFF_SETTABLE | rt.IFF_UP)
         if change:
-            try:
+            with explained(f"network interface {record.name}: flags"):
                 rt.set_link(netlink, record.index, flags=record.flags, change=change)
-            except OSError as exc:
-                raise RestoreError(f"network interface {record.name}: flags: {exc}") from exc
 
 
 def _lower_first(links: list[Link]) -> list[Link]:
@@ -103,10 +102,8 @@ def _lower_first(links: list[Link]) -> list[Link]:
 
 def _restore_table(netlink: Netlink, table: Table, saved: list[bytes]) -> None:
     """Remove what is too much, and add what is missing, until the table is as it was saved."""
-    try:
+    with explained(table.name):
         wanted = [entry for body in saved if (entry := table.normal(body)) is not None]
-    except (ValueError, OverflowError) as exc:
-        raise RestoreError(f"{table.name}: {exc}", reason="image-inconsistent") from exc
     there = list(_present(netlink, table))
     too_much = Counter(map(table.key, there))
     too_much.subtract(map(table.key, wanted))

@@ -59,7 +59,7 @@ def make(files: RestoredFiles, record: Link) -> None:
         tun.set_value(fd, tun.TUNSETPERSIST, 1)
         if home != record.ns_id:
             _move(files, record, home)
-    except OSError:
+    except BaseException:
         os.close(fd)
         raise
     if holders:
