@@ -127,8 +127,12 @@ def _peel(hand: MountHand, proc: HostProc, copies: list[Mount]) -> dict[int, int
         for number, entry in list(left.items()):
             if any(other.parent_id == number for other in left.values()):
                 continue
-            fd = hand.do(os.open, entry.point, _PATH)
-            if proc.mount_id(fd) != number:  # something else covers it, and goes first
+            # Something else may cover it, and goes first.
+            try:
+                fd = hand.do(os.open, entry.point, _PATH)
+            except OSError:
+                continue
+            if proc.mount_id(fd) != number:
                 os.close(fd)
                 continue
             opened[number] = fd
