@@ -87,7 +87,7 @@ def _existing_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
     ]
     if not private:
         return
-    index, written = 0, 0
+    index = 0
     for start, end in pagemap.for_each_run(pid, private[0][0], private[-1][1]):
         while index < len(private) and private[index][1] <= start:
             index += 1
@@ -95,11 +95,7 @@ def _existing_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
         while at < len(private) and private[at][0] < end:
             low, high, readable = private[at]
             at += 1
-            # Whatever the kernel repeats is stored once.
-            first, last = max(low, start, written), min(high, end)
-            if first < last:
-                yield first, last, readable
-                written = last
+            yield max(low, start), min(high, end), readable
 
 
 def _windows(runs: Iterator[tuple[int, int, bool]]) -> Iterator[tuple[int, list[Run], bool]]:

@@ -6,8 +6,8 @@ freezer into their ptrace stop without a single instruction of theirs in between
 the kernel detaches them and they run on.
 
 A task waiting for its vfork child cannot stop before that child has called exec, and the child is
-frozen. Such a moment is short: everything else goes on, and when the stuck task has reached its
-stop, which it then does at once, it is let go too and the freeze begins anew.
+stopped. So it runs on, alone, until it has done so. If even that does not help, everything goes on,
+and the freeze begins anew.
 
 A program that is being seized, or that a batch is running in, must not be left half way: signals
 that would end us as an exception wait until such a step is done (`undisturbed`).
@@ -38,30 +38,40 @@ SAVED = (
 )
 REFUSED = (
     ("traced-task", "a process under a debugger"),
-    ("vfork", "a parent that waits for its vfork child, for longer than a few seconds; try again"),
+    ("vfork", "a parent that waits for its vfork child, for longer than ten seconds; try again"),
 )
 
 log = logging.getLogger(__name__)
 
-STOP_TIMEOUT_S = 2.0
+STOP_TIMEOUT_S = 5.0
 FREEZER_PATIENCE_S = 0.02  # a task that the freezer cannot stop may still come to a stop of ours
-VFORK_TIMEOUT_S = 3.0  # for vfork children to come to their exec
+VFORK_TIMEOUT_S = 10.0  # for vfork children to come to their exec, over all attempts
+VFORK_PATIENCE_S = 0.2  # the same in the first attempt, with everybody else stopped
 _POLL_S = 0.0005
+_OPTIONS = ptrace.PTRACE_O_TRACESYSGOOD | ptrace.PTRACE_O_SUSPEND_SECCOMP
 
 
 class Frozen:
     """The stopped tasks of a container.
 
+    Args:
+        patience_s: How long a vfork child may take to its exec while everybody else has stopped.
+
     Attributes:
         tracees: By task id in our own pid namespace.
         moving: Those of them that have been seized but have not stopped yet.
         group_stops: Stop signal of the processes that were stopped by job control, by process.
+        on_their_way: Those of the moving ones that nobody has asked to stop; see `let_go`.
+        let_go_once: Tasks that ran on after their first stop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
         self.tracees: dict[int, Tracee] = {}
         self.moving: set[int] = set()
         self.group_stops: dict[int, int] = {}
+        self.on_their_way: set[int] = set()
+        self.let_go_once: set[int] = set()
         self._by_process: dict[int, list[Tracee]] = {}  # made when all have stopped
 
     @property
@@ -105,6 +115,23 @@ class Frozen:
         # A signal was on its way before our interrupt: deliver it, the stop follows.
         ptrace.resume(tid, stop.signal if not stop.event else 0)
         return False
+
+    def let_go(self, pid: int) -> None:
+        """Let the stopped tasks of a process run on until `interrupt_all`."""
+        freed = {tid for tid, tracee in self.tracees.items() if tracee.pid == pid} - self.moving
+        for tid in freed:
+            ptrace.set_options(tid, _OPTIONS & ~ptrace.PTRACE_O_SUSPEND_SECCOMP)
+            ptrace.resume(tid)
+        self.moving |= freed
+        self.on_their_way |= freed
+        self.let_go_once |= freed
+
+    def interrupt_all(self) -> None:
+        """Ask every task that has not stopped to do so."""
+        for tid in self.moving:
+            with contextlib.suppress(ProcessLookupError):
+                ptrace.interrupt(tid)
+        self.on_their_way.clear()
 
     def detach_stopped(self) -> None:
         """Let every task that has stopped go on where it was."""
@@ -188,14 +215,17 @@ def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
     """
     was_frozen = cgroups.frozen
     deadline = time.monotonic() + VFORK_TIMEOUT_S
+    patience_s = VFORK_PATIENCE_S
     while True:
         try:
-            state = _try_to_freeze(cgroups, container_id, was_frozen=was_frozen)
+            state = Frozen(patience_s)
+            _try_to_freeze(cgroups, state, container_id, was_frozen=was_frozen)
             break
         except _MomentError as exc:
             if time.monotonic() > deadline:
                 raise CheckpointError(f"{container_id}: {exc}", reason=exc.reason) from exc
             log.debug("%s: %s; the freeze begins anew", container_id, exc)
+            patience_s *= 2  # a busy machine needs more of it
     try:
         yield state
     finally:
@@ -203,18 +233,19 @@ def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
             _release(cgroups, state, was_frozen=was_frozen)
 
 
-def _try_to_freeze(cgroups: Freezer, container_id: str, *, was_frozen: bool) -> Frozen:
-    state = Frozen()
+def _try_to_freeze(cgroups: Freezer, state: Frozen, container_id: str, *, was_frozen: bool) -> None:
     channels = _wait_channels(cgroups)  # being frozen makes every task leave its own
     with undisturbed():
         try:
             _seize_all(cgroups, state, container_id)
             for tid, tracee in state.tracees.items():
-                tracee.wait_channel = channels.get(tid, "")
+                if tid in state.let_go_once:
+                    ptrace.set_options(tid, _OPTIONS)
+                else:
+                    tracee.wait_channel = channels.get(tid, "")
         except BaseException:
             _release(cgroups, state, was_frozen=was_frozen)
             raise
-    return state
 
 
 def _wait_channels(cgroups: Freezer) -> dict[int, str]:
@@ -239,6 +270,7 @@ def _release(cgroups: Freezer, state: Frozen, *, was_frozen: bool) -> None:
     try:
         if state.moving:
             # A task that has not stopped cannot be detached; running, it soon gets there.
+            state.interrupt_all()
             state.detach_stopped()
             cgroups.thaw()
             _wait_until(lambda: not state.moving, state, VFORK_TIMEOUT_S)
@@ -299,7 +331,7 @@ def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -
         if tid in seen:
             continue
         try:
-            ptrace.seize(tid, ptrace.PTRACE_O_TRACESYSGOOD | ptrace.PTRACE_O_SUSPEND_SECCOMP)
+            ptrace.seize(tid, _OPTIONS)
         except ProcessLookupError:
             fresh = True
             continue
@@ -343,29 +375,39 @@ def _refuse_tracer(pid: int, tid: int, container_id: str) -> None:
 
 
 def _wait_for_stops(state: Frozen, container_id: str) -> None:
+    """Wait until all tasks have stopped.
+
+    A parent waits for its vfork child inside the kernel, where nothing can stop it. So such a child
+    is let go again, and stopped when its exec or its end has brought the parent to a stop.
+    """
     patience = 0.02  # seconds until it is worth looking at why a task does not stop
     began = time.monotonic()
-    while not _wait_until(lambda: not state.moving, state, patience):
-        stuck = min(state.moving)
-        if _is_vfork(state):
-            raise _MomentError("a task keeps waiting for its vfork child", "vfork")
-        if time.monotonic() > began + STOP_TIMEOUT_S:
-            raise CheckpointError(_unstoppable(container_id, stuck, state), reason="task-stuck")
-
-
-def _is_vfork(state: Frozen) -> bool:
-    """Whether a task that does not stop is a parent whose child still shares its memory."""
-    for tid in state.moving:
-        pid = state.tracees[tid].pid
-        try:
-            if proc_task.stat(pid, tid).state != "D":
-                continue
-            offspring = proc_task.children(pid)
-            if any(kcmp.kcmp(pid, child, kcmp.KCMP_VM) == 0 for child in offspring):
-                return True
-        except (FileNotFoundError, ProcessLookupError):
+    while state.moving:
+        if _wait_until(lambda: state.moving <= state.on_their_way, state, patience):
+            state.interrupt_all()
             continue
-    return False
+        parents = {tid: _vfork_children(state, tid) for tid in state.moving}
+        for child in itertools.chain(*parents.values()):
+            state.let_go(child)
+        waited = time.monotonic() - began
+        if waited > state.patience_s and any(parents.values()):
+            # It may wait for somebody who has stopped, such as the reader of a FIFO.
+            raise _MomentError("a task keeps waiting for its vfork child", "vfork")
+        if waited > STOP_TIMEOUT_S:
+            reason = _unstoppable(container_id, min(state.moving), state)
+            raise CheckpointError(reason, reason="task-stuck")
+
+
+def _vfork_children(state: Frozen, tid: int) -> list[int]:
+    """For a task that does not stop, the children that still share its memory."""
+    pid = state.tracees[tid].pid
+    try:
+        if proc_task.stat(pid, tid).state != "D":
+            return []
+        offspring = proc_task.children(pid)
+        return [child for child in offspring if kcmp.kcmp(pid, child, kcmp.KCMP_VM) == 0]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def _unstoppable(container_id: str, tid: int, state: Frozen) -> str:

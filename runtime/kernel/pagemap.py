@@ -116,10 +116,11 @@ def _ask(
         found = fcntl.ioctl(fd, PAGEMAP_SCAN, arg)
         for index in range(0, 3 * found, 3):
             yield regions[index], regions[index + 1]
-        walked = _SCAN_ARG.unpack(arg)[4]
-        if walked <= start:
-            return
-        start = walked
+        if found < _REGIONS:
+            return  # there was room for more: that was all
+        # Not where it says that it has walked to: the kernel collects 512 regions at a time and
+        # leaves there where it last had to interrupt itself, even if it has come to the end since.
+        start = regions[3 * found - 2]
 
 
 def _read_words(fd: int, start: int, end: int, private_only: bool) -> Iterator[tuple[int, int]]:
