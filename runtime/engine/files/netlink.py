@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import partial
 
 from formats.records.network import NetlinkSocket
 from runtime.engine.files.kind import Kind, Look
@@ -86,6 +87,8 @@ class NetlinkSockets(Kind):
                 sock = socket.socket(socket.AF_NETLINK, record.kind, record.protocol)
             try:
                 _set_up(sock, record)
+                # It need not hear of what a restore has still to do.
+                files.last_steps.append(partial(_join, files, record))
                 return sock.detach()
             finally:
                 sock.close()
@@ -97,13 +100,20 @@ def _set_up(sock: socket.socket, record: NetlinkSocket) -> None:
             sock.setsockopt(SOL_NETLINK, option, 1)
     if record.port:
         sock.bind((record.port, 0))
-    for group in record.groups:
-        sock.setsockopt(SOL_NETLINK, nl.NETLINK_ADD_MEMBERSHIP, group)
     if any(record.peer):
         sock.connect(record.peer)
     set_options(sock, record.options)
     restore_filter(sock, record.filter, locked=record.filter_locked)
     os.fchown(sock.fileno(), record.uid, record.gid)
+
+
+def _join(files: RestoredFiles, record: NetlinkSocket) -> None:
+    with (
+        explained(f"groups of a netlink socket of protocol {record.protocol}"),
+        socket.socket(fileno=os.dup(files.fds[record.file_id])) as sock,
+    ):
+        for group in record.groups:
+            sock.setsockopt(SOL_NETLINK, nl.NETLINK_ADD_MEMBERSHIP, group)
 
 
 def _infos(table: FileTable, scope: Scope) -> dict[int, NetlinkInfo]:

@@ -46,7 +46,7 @@ SAVED = (
     ),
 )
 REFUSED = (
-    ("fd-socket", "sockets of other families: packet, netlink, ..."),
+    ("fd-socket", "sockets of other families: AF_ALG, vsock, XDP, CAN, ..."),
     (
         "unix-outside",
         "a UNIX socket with a peer outside the container; a datagram socket with "

@@ -45,6 +45,7 @@ SAVED = (
 )
 REFUSED = (
     ("net-link-kind", "a network interface of a kind that cannot be made again"),
+    ("net-bridge-vlan", "a bridge that filters by VLAN"),
     ("net-xdp", "an XDP program on a network interface"),
 )
 
@@ -77,7 +78,7 @@ _SETTINGS = (
 _BRIDGE_PORT = frozenset({*range(2, 13), 25, *range(27, 35), 37, 39, 40, *range(42, 45)})
 # IFLA_BR_*, the same
 _BRIDGE = frozenset({*range(1, 10), 20, *range(22, 40), *range(41, 47), 49})
-_BR_MULTI_BOOLOPT = 46
+_BR_VLAN_FILTERING, _BR_MULTI_BOOLOPT = 7, 46
 _BOND_MODE = 1
 # IFLA_BOND_*: all but the mode, the active port, and what partners have agreed on
 _BOND = frozenset({*range(3, 23), *range(24, 33)})
@@ -125,11 +126,17 @@ def _refused(context: DumpContext, link: rt.LinkInfo) -> bool:
     subject = f"network interface {link.name}"
     if link.kind and link.kind not in _KINDS:
         context.refuse("net-link-kind", subject, f"is of kind {link.kind}")
+    elif link.kind == "bridge" and any(_data(link).get(_BR_VLAN_FILTERING, b"")):
+        context.refuse("net-bridge-vlan", subject, "filters by VLAN, whose tables are not saved")
     elif link.has_program:
         context.refuse("net-xdp", subject, "has an XDP program")
     else:
         return False
     return True
+
+
+def _data(link: rt.LinkInfo) -> dict[int, bytes]:
+    return dict(attributes(link.info.get(rt.IFLA_INFO_DATA, b"")))
 
 
 def _dump_link(scope: Scope, link: rt.LinkInfo, known: dict[int, Scope]) -> Link:
@@ -317,7 +324,7 @@ class _Maker:
 
     def _set_data(self, record: Link) -> None:
         """Set one by one what differs: a kernel lists settings too that it refuses to take."""
-        there = dict(attributes(self._now(record).info.get(rt.IFLA_INFO_DATA, b"")))
+        there = _data(self._now(record))
         for kind, value in attributes(record.data):
             if kind not in _MASTERS[record.kind] or there.get(kind) == value:
                 continue
