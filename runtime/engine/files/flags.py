@@ -9,6 +9,7 @@ from typing import Any
 
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.remote import Batch, Tracee
+from runtime.errors import RestoreError
 
 # What fcntl(2) F_SETFL can change
 CHANGEABLE = os.O_APPEND | os.O_ASYNC | os.O_DIRECT | os.O_NOATIME | os.O_NONBLOCK
@@ -22,8 +23,14 @@ def restore_flags(files: RestoredFiles, record: Any) -> None:
     fd = files.fds[record.file_id]
     if record.owner is not None:
         if record.owner.pid:
-            pid = next(pid for pid, inside in files.ns_pids.items() if inside == record.owner.pid)
-            fcntl.fcntl(fd, F_SETOWN_EX, struct.pack("ii", record.owner.kind, pid))
+            # A thread, a process or a group, each by the task that has its number.
+            tid = files.tids.get(record.owner.pid)
+            if tid is None:
+                raise RestoreError(
+                    f"file {record.file_id} signals task {record.owner.pid}, which is not there",
+                    reason="image-inconsistent",
+                )
+            fcntl.fcntl(fd, F_SETOWN_EX, struct.pack("ii", record.owner.kind, tid))
         fcntl.fcntl(fd, F_SETSIG, record.owner.signal)
     now = fcntl.fcntl(fd, fcntl.F_GETFL)
     if not (now ^ record.flags) & CHANGEABLE:

@@ -64,7 +64,6 @@ class RestoredFiles:
         fds: Our descriptor for each file record.
         last_steps: Called when everything else is in place, namespaces' state included.
         packet_lock: Holds off the peers of connections until these stand.
-        unix_senders: Our descriptors for the far ends of UNIX sockets while they are filled.
         file_systems: By their numbers.
         tops: Our descriptor for the top of each mount that the image has a record of.
         arranged: Whether all mounts stand; before that only the sandbox's own can be used.
@@ -102,7 +101,6 @@ class RestoredFiles:
         self.fds: dict[int, int] = {}
         self.packet_lock: PacketLock | None = None
         self.last_steps: list[Callable[[], None]] = []
-        self.unix_senders: dict[int, int] = {}
         self.places: dict[int, Place] = {}
         self.tun_queues: dict[tuple[int, str], int] = {}
         self.tracees: dict[int, NewTask] = {init.pid: init}
@@ -288,7 +286,7 @@ class RestoredFiles:
     def close(self) -> None:
         """Close every descriptor of ours."""
         held = {*self.fds.values(), *self._objects.values(), *self._close_later}
-        held |= {*self.unix_senders.values(), *self.tun_queues.values()}
+        held |= {*self.tun_queues.values()}
         held |= {self._init_pidfd, self._root_fd, *(base.fd for base in self.file_systems.values())}
         held |= {*self.tops.values(), *self.hidden.values()}
         held |= {*self.posix_queues.values()}
@@ -298,7 +296,6 @@ class RestoredFiles:
         self.fds.clear()
         self._objects.clear()
         self._close_later.clear()
-        self.unix_senders.clear()
         self.tun_queues.clear()
         self.posix_queues.clear()
         for callback in self._when_closed:
