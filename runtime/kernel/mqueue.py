@@ -138,8 +138,9 @@ def peek(fd: int) -> list[tuple[int, bytes]]:
 
 
 def _take_and_put_back(fd: int, found: QueueAttributes, writer: int) -> NoReturn:
+    status = 1
     try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         os.setsid()  # a terminal's signals are not for us
         messages = [_receive(fd, found.message_size) for _ in range(found.messages)]
         for priority, data in messages:
@@ -148,10 +149,11 @@ def _take_and_put_back(fd: int, found: QueueAttributes, writer: int) -> NoReturn
             packed = _HEAD.pack(priority, len(data)) + data
             while packed:
                 packed = packed[os.write(writer, packed) :]
+        status = 0
     except OSError as exc:
-        os._exit(exc.errno or 1)
+        status = exc.errno or 1
     finally:
-        os._exit(0)
+        os._exit(status)
 
 
 def _unpacked(answer: bytes) -> Iterator[tuple[int, bytes]]:
