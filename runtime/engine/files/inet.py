@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import select
 import socket
 import stat
@@ -92,12 +93,30 @@ class Inet(Kind):
 
 
 def _dump_all(table: FileTable) -> dict[int, InetSocket]:
-    """The records of every network namespace, by file."""
-    records: dict[int, InetSocket] = {}
-    for scope in table.context.scopes.values():
-        if scope.kind == "net":
-            records |= _Dump(table, scope).run()
-    return records
+    """The records of every network namespace by file, without those that were refused."""
+    scopes = [scope for scope in table.context.scopes.values() if scope.kind == "net"]
+    dumps = [_Dump(table, scope) for scope in scopes]
+    for one, other in itertools.permutations(dumps, 2):
+        one.survey.meet(other.survey)
+    for dump in dumps:
+        dump.check()
+    if table.context.refusals:
+        return {}
+    for dump in dumps:
+        dump.read()
+    if not table.context.refusals:
+        _settle(dumps, table.context.target.container_id)
+    return {file_id: record for dump in dumps for file_id, record in dump.records.items()}
+
+
+def _settle(dumps: list[_Dump], container_id: str) -> None:
+    """Read anew what has moved since it was read, until nothing has."""
+    deadline = time.monotonic() + _SETTLE_S
+    while any(dump.read_again() for dump in dumps):
+        if time.monotonic() > deadline:
+            raise CheckpointError(
+                f"{container_id}: TCP connections inside do not come to rest", reason="tcp-busy"
+            )
 
 
 class _Dump:
@@ -109,26 +128,36 @@ class _Dump:
         self.survey = Survey(table, scope)
         self.snapshots: dict[int, Snapshot] = {}
         self.records: dict[int, InetSocket] = {}
+        self._strangers: dict[int, tuple[InetAddress, ...]] = {}
 
-    def run(self) -> dict[int, InetSocket]:
-        """The records by file, without those that were refused."""
-        survey = self.survey
+    def check(self) -> None:
+        """Refuse what stands in the way, before any connection is touched."""
         self._refuse_outside()
-        strangers = self._queued_connections()
+        self._strangers = self._queued_connections()
         self._refuse_orphans()
-        if self.table.context.refusals:
-            return {}
+
+    def read(self) -> None:
+        """Hold peers outside off, and make the records."""
         self._hold()
-        with visiting_path(survey.path, "net"):
+        with visiting_path(self.survey.path, "net"):
             options = OptionTable()
-            for held in survey.held.values():
+            for held in self.survey.held.values():
+                strangers = self._strangers.get(held.file_id, ())
                 with socket.socket(fileno=held.look.duplicate()) as sock:
-                    record = self._record(held, sock, options, strangers.get(held.file_id, ()))
+                    record = self._record(held, sock, options, strangers)
                 if record is not None:
                     self.records[held.file_id] = record
-            if not self.table.context.refusals:
-                self._settle()
-        return self.records
+
+    def read_again(self) -> bool:
+        """Read anew what has moved since it was read; whether there was any."""
+        moved = [file_id for file_id in self.snapshots if self._has_moved(file_id)]
+        for file_id in moved:
+            held = self.survey.held[file_id]
+            with socket.socket(fileno=held.look.duplicate()) as sock:
+                record = self._with_stream(self.records[file_id], held, sock)
+            if record is not None:
+                self.records[file_id] = record
+        return bool(moved)
 
     # Connections
 
@@ -363,24 +392,6 @@ class _Dump:
                 " connection does not come to rest",
                 reason="tcp-busy",
             ) from None
-
-    def _settle(self) -> None:
-        """Read anew what has moved since it was read, until nothing has."""
-        deadline = time.monotonic() + _SETTLE_S
-        while moved := [f for f in self.snapshots if self._has_moved(f)]:
-            for file_id in moved:
-                held = self.survey.held[file_id]
-                with socket.socket(fileno=held.look.duplicate()) as sock:
-                    record = self._with_stream(self.records[file_id], held, sock)
-                if record is None:
-                    return
-                self.records[file_id] = record
-            if time.monotonic() > deadline:
-                raise CheckpointError(
-                    f"{self.table.context.target.container_id}: TCP connections inside do not come"
-                    " to rest",
-                    reason="tcp-busy",
-                )
 
     def _has_moved(self, file_id: int) -> bool:
         with socket.socket(fileno=self.survey.held[file_id].look.duplicate()) as sock:

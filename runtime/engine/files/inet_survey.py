@@ -145,6 +145,13 @@ class Survey:
         for held in self._by_ends.values():
             held.peer = self._peer_of(held)
 
+    def meet(self, other: Survey) -> None:
+        """Find connections that lead into another network namespace of the container."""
+        for held in self._by_ends.values():
+            local, remote = held.ends
+            if held.peer is Peer.OUTSIDE and (remote, local) in other._by_ends:
+                held.peer = Peer.HELD
+
     # Looking
 
     def _look(self) -> Iterator[Held]:
