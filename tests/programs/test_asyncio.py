@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.support.command import Wherry
-from tests.support.programs import load, python_program
+from tests.support.programs import UNDER_LOAD, load, python_program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 def test_every_frame_is_answered(wherry: Wherry, scratch: Path) -> None:

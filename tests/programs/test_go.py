@@ -6,12 +6,10 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.command import Wherry
-from tests.support.programs import PROGRAMS, load, need
+from tests.support.programs import PROGRAMS, UNDER_LOAD, load, need
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 def test_routines_and_requests_go_on(wherry: Wherry, scratch: Path) -> None:

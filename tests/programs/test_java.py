@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.command import Wherry
-from tests.support.programs import PROGRAMS, load, need
+from tests.support.programs import PROGRAMS, UNDER_LOAD, load, need
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 def test_threads_keep_what_they_share(wherry: Wherry, scratch: Path) -> None:

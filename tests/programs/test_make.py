@@ -5,12 +5,10 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.support.command import Wherry
-from tests.support.programs import PROGRAMS, load, need, python_program
+from tests.support.programs import PROGRAMS, UNDER_LOAD, load, need, python_program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 def test_every_build_is_that_of_an_uninterrupted_run(wherry: Wherry, scratch: Path) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.support.command import Wherry
-from tests.support.programs import load, need, python_program
+from tests.support.programs import UNDER_LOAD, load, need, python_program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 def test_no_value_is_wrong(wherry: Wherry, scratch: Path) -> None:

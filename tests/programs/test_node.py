@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.support.command import Wherry
-from tests.support.programs import PROGRAMS, load, need
+from tests.support.programs import PROGRAMS, UNDER_LOAD, load, need
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 def test_every_answer_is_right(wherry: Wherry, scratch: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Wherry
-from tests.support.programs import load, python_program
+from tests.support.programs import UNDER_LOAD, load, python_program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 def test_learns_the_same_to_the_last_bit(wherry: Wherry, scratch: Path) -> None:

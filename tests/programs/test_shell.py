@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.command import Wherry
-from tests.support.programs import MOVES, load, need, python_program
+from tests.support.programs import MOVES, UNDER_LOAD, load, need, python_program
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = UNDER_LOAD
 
 
 @pytest.mark.parametrize(("kind", "tool"), [("vi", "vi"), ("less", "less"), ("lines", "cat")])

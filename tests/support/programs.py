@@ -29,6 +29,7 @@ from tests.support.workloads import WORKLOADS
 
 PROGRAMS = WORKLOADS / "programs"
 MOVES = int(os.environ.get("WHERRY_MOVES") or 20)
+UNDER_LOAD = [pytest.mark.slow, pytest.mark.timeout(300 + 15 * MOVES)]
 
 # Debian packages by the tool that stands for them; scripts/_bootstrap installs the same.
 PACKAGES = {
