@@ -9,6 +9,7 @@ from runtime.engine.aio import dump_ring, is_ring
 from runtime.engine.arch import current as arch
 from runtime.engine.context import DumpContext
 from runtime.engine.dump_tasks import LiveProcess
+from runtime.engine.files.memfd import SECRET
 from runtime.engine.files.table import DELETED, FileTable
 from runtime.kernel import pagemap
 from runtime.kernel.proc_maps import Mapping, is_segment
@@ -177,6 +178,10 @@ def _refused(context: DumpContext, pid: int, mapping: Mapping) -> bool:
         if code in mapping.vm_flags:
             context.refuse(reason, context.subject(pid, what), f"{sentence} and cannot be saved")
             return True
+    if mapping.path == SECRET + DELETED:
+        sentence = "is secret memory, which nobody else can read"
+        context.refuse("memfd-secret", context.subject(pid, what), sentence)
+        return True
     if mapping.protection_key:
         sentence = "has a protection key, whose allocation no interface shows"
         context.refuse("vma-pkey", context.subject(pid, what), sentence)

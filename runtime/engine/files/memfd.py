@@ -18,7 +18,10 @@ SAVED = (
     ),
 )
 
+REFUSED = (("memfd-secret", "memory that is secret even to the kernel (memfd_secret)"),)
+
 _PREFIX = "/memfd:"
+SECRET = "/secretmem"
 
 
 class MemFds(Kind):
@@ -29,9 +32,12 @@ class MemFds(Kind):
     record = MemFd
 
     def matches(self, table: FileTable, look: Look) -> bool:
-        return look.link.startswith(_PREFIX) and look.link.endswith(DELETED)
+        return look.link.startswith((_PREFIX, SECRET)) and look.link.endswith(DELETED)
 
     def dump(self, table: FileTable, look: Look, file_id: int) -> MemFd | None:
+        if look.link == SECRET + DELETED:
+            table.refuse(look, "memfd-secret", "is secret memory, which nobody else can read")
+            return None
         fd = look.duplicate()
         try:
             seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
