@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from formats.records.files import DeletedFile, Pipe, RegularFile
 from formats.records.mounts import MountPoint
@@ -54,8 +54,20 @@ ALL_ATTRIBUTES = (
 
 def make_file_systems(files: RestoredFiles, place: Place, records: Sequence[MountPoint]) -> None:
     """Have every file system that the mounts of a namespace show, attached nowhere yet."""
-    with contextlib.closing(sources.Sandbox(place.task.tid, records)) as sandbox:
+    sandbox = sources.Sandbox(place.task.tid, records)
+    with _explained(), contextlib.closing(sandbox):
         sources.make_file_systems(files, place.task, sandbox, records)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the kernel refuses into a failed restore."""
+    try:
+        yield
+    except OSError as exc:
+        raise RestoreError(
+            f"the mounts cannot be put back: {exc.strerror}", reason="mount-failed"
+        ) from exc
 
 
 def arrange(files: RestoredFiles, held: Sequence[tuple[Place, Sequence[MountPoint]]]) -> None:
@@ -64,7 +76,7 @@ def arrange(files: RestoredFiles, held: Sequence[tuple[Place, Sequence[MountPoin
     Raises:
         RestoreError: Something is missing, or the kernel refused.
     """
-    with contextlib.ExitStack() as stack:
+    with _explained(), contextlib.ExitStack() as stack:
         groups = Groups(files)
         sandboxes = [
             stack.enter_context(contextlib.closing(sources.Sandbox(place.task.tid, records)))
@@ -247,15 +259,17 @@ class _Arrangement:
 
 def make_read_only(files: RestoredFiles, place: Place, records: Sequence[MountPoint]) -> None:
     """What would have stood in the way of files, and changes of the sandbox's own mounts."""
-    with contextlib.closing(sources.Sandbox(place.task.tid, records)) as sandbox:
+    sandbox = sources.Sandbox(place.task.tid, records)
+    with _explained(), contextlib.closing(sandbox):
         for record in records:
             top = files.tops.get(record.mount_id)
             if top is None or record.removed:
                 continue
             if record.read_only or (record.given and record.data):
                 sandbox.hand.do(_reconfigure, top, record)
-            attributes = record.attributes
-            if attributes >= 0 and (record.given or attributes & MOUNT_ATTR_RDONLY):
+            attributes = record.attributes & (ALL_ATTRIBUTES | MOUNT_ATTR_RDONLY)
+            changed = record.attributes >= 0 and record.given
+            if changed or (record.attributes >= 0 and attributes & MOUNT_ATTR_RDONLY):
                 others = (ALL_ATTRIBUTES | MOUNT_ATTR_RDONLY) & ~attributes
                 sandbox.hand.do(
                     mount_setattr,

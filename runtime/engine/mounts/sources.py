@@ -11,6 +11,7 @@ from formats.records.files import DeletedFile, Tree
 from formats.records.mounts import MountPoint
 from runtime.engine.files.nsfs import path_of
 from runtime.engine.files.restored import FileSystem, RestoredFiles
+from runtime.engine.mounts.describe import OF_KERNEL, OF_MEMORY, OF_OBJECTS
 from runtime.engine.mounts.scan import HostProc
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Batch, CallFailedError
@@ -132,6 +133,11 @@ def make_file_system(files: RestoredFiles, task: NewTask, record: MountPoint) ->
     Returns:
         A detached mount of it.
     """
+    if record.fstype not in OF_MEMORY | OF_KERNEL | OF_OBJECTS | {"overlay"}:
+        raise RestoreError(
+            f"mount {record.point} is of type {record.fstype}, which no image holds",
+            reason="image-inconsistent",
+        )
     batch = Batch()
     fs = batch.call("fsopen", _text(record.fstype), FSOPEN_CLOEXEC)
     batch.call("fsconfig", fs, FSCONFIG_SET_STRING, b"source\0", _text(record.source), 0)
@@ -192,9 +198,12 @@ def open_root(files: RestoredFiles, tree: Tree) -> int:
             following = openat2(current, name, os.O_PATH | os.O_DIRECTORY, resolve=_LITERAL)
             os.close(current)
             current = following
-    except BaseException:
+    except OSError as exc:
         os.close(current)
-        raise
+        raise RestoreError(
+            f"{tree.path}: {os.strerror(exc.errno or 0)} at {tree.root} of its file system",
+            reason="image-path",
+        ) from exc
     return current
 
 
