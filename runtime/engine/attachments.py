@@ -45,7 +45,10 @@ def attach_segments(task: NewTask, space: AddressSpace, files: RestoredFiles) ->
 
 def _free(taken: list[tuple[int, int]], size: int) -> int:
     """A free place for a segment, at a multiple of any huge page's size."""
-    place = find_hole(taken, size + _HUGEST)
+    try:
+        place = find_hole(taken, size + _HUGEST)
+    except LookupError as exc:
+        raise RestoreError(f"{exc} for a segment", reason="address-space") from exc
     return place + -place % _HUGEST
 
 

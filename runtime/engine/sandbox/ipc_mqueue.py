@@ -57,6 +57,8 @@ class PosixQueues(SandboxKind):
             raise RestoreError(
                 "the image has messages of a queue that it lacks", reason="image-inconsistent"
             )
+        for queue in queues:
+            _check(queue)
         with visiting_path(place.path, "ipc"):
             _make_room(queues)
             # Those without a name first: they give the name that they had free again.
@@ -110,6 +112,17 @@ def dump_queue(
         yield PosixMessage(scope.ns_id, queue_id, priority, data)
 
 
+def _check(queue: PosixQueue) -> None:
+    named = queue.name and "/" not in queue.name and "\0" not in queue.name
+    sizes = all(0 < size < 2**31 for size in (queue.max_messages, queue.message_size))
+    owned = all(0 <= owner < 2**32 for owner in (queue.uid, queue.gid))
+    if not named or not sizes or not owned or queue.mode & ~0o7777:
+        raise RestoreError(
+            f"the image describes a message queue as there can be none: {queue}",
+            reason="image-inconsistent",
+        )
+
+
 def _make_room(queues: Sequence[PosixQueue]) -> None:
     """Raise what would keep us from making the queues; `ipc_settings` puts it right in the end."""
     if not queues:
@@ -125,10 +138,6 @@ def _make_room(queues: Sequence[PosixQueue]) -> None:
 
 
 def _restore_queue(queue: PosixQueue) -> int:
-    if not queue.name or "/" in queue.name or "\0" in queue.name:
-        raise RestoreError(
-            f"the image names a message queue {queue.name!r}", reason="image-inconsistent"
-        )
     try:
         fd = mqueue.create(queue.name, queue.max_messages, queue.message_size)
     except OSError as exc:

@@ -65,6 +65,13 @@ class SysvQueues(SandboxKind):
             if isinstance(record, SysvMessage):
                 texts.setdefault(record.number, []).append(record)
         queues = [record for record in records if isinstance(record, SysvQueue)]
+        for queue in queues:
+            types = (message.type for message in texts.get(queue.permissions.number, ()))
+            if not 0 <= queue.max_bytes < 2**63 or not all(0 < kind < 2**63 for kind in types):
+                raise RestoreError(
+                    f"the image has messages in queue {queue.permissions.number} as none can have",
+                    reason="image-inconsistent",
+                )
         if texts.keys() - {queue.permissions.number for queue in queues}:
             raise RestoreError(
                 "the image has messages of a queue that it lacks", reason="image-inconsistent"

@@ -96,6 +96,7 @@ def create(
     Raises:
         RestoreError: The id or the key is taken.
     """
+    _check(kind, wanted)
     task = actor(files, place, creator)
     with visiting_path(place.path, "ipc"):
         sysvipc.choose_next_id(kind, wanted.number)
@@ -118,6 +119,16 @@ def create(
         raise RestoreError(
             f"cannot make {kind} object {wanted.number} with key {wanted.key:#x}: {what}",
             reason="ipc-id",
+        )
+
+
+def _check(kind: str, wanted: IpcPermissions) -> None:
+    owners = (wanted.uid, wanted.gid, wanted.creator_uid, wanted.creator_gid)
+    numbers = 0 <= wanted.number < 2**31 and -(2**31) <= wanted.key < 2**31
+    if not numbers or not all(0 <= owner < 2**32 for owner in owners) or wanted.mode & ~0o777:
+        raise RestoreError(
+            f"the image describes {kind} object {wanted.number} as there can be none: {wanted}",
+            reason="image-inconsistent",
         )
 
 

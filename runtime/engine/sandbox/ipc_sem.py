@@ -12,7 +12,7 @@ from runtime.engine.files.table import FileTable
 from runtime.engine.remote import Batch
 from runtime.engine.sandbox.ipc_objects import actor, create, inside_pid, permissions, set_owner
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
-from runtime.engine.semaphore_undo import operations_for
+from runtime.engine.semaphore_undo import HIGHEST, LOWEST, operations_for
 from runtime.errors import RestoreError
 from runtime.kernel import sysvipc
 from runtime.kernel.visit import visiting_path
@@ -48,10 +48,11 @@ class SemaphoreSets(SandboxKind):
 
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[SemaphoreSet]) -> None:
         for record in records:
-            if len(record.pids) != len(record.values):
+            fits = all(0 <= value <= sysvipc.SEMVMX for value in record.values)
+            if len(record.pids) != len(record.values) or not fits:
                 raise RestoreError(
                     f"semaphore set {record.permissions.number} has {len(record.values)} values "
-                    f"of {len(record.pids)} semaphores",
+                    f"of {len(record.pids)} semaphores, or some that no semaphore has",
                     reason="image-inconsistent",
                 )
             create(files, place, "sem", record.permissions, 0, (len(record.values),))
@@ -89,10 +90,11 @@ class SemaphoreSets(SandboxKind):
                 if undo.ns_id != place.ns_id:
                     continue
                 owner = sets.get(undo.number)
-                if owner is None or undo.index >= len(owner.values):
+                known = owner is not None and 0 <= undo.index < len(owner.values)
+                if owner is None or not known or not LOWEST <= undo.adjustment <= HIGHEST:
                     raise RestoreError(
-                        f"process {process.pid} has an adjustment for semaphore {undo.index} of "
-                        f"set {undo.number}, which the image lacks",
+                        f"process {process.pid} has an adjustment of {undo.adjustment} for "
+                        f"semaphore {undo.index} of set {undo.number}, which cannot be",
                         reason="image-inconsistent",
                     )
                 task = actor(files, place, process.pid)
