@@ -75,6 +75,8 @@ from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
 from runtime.engine.terminal_restore import RestoredTerminals
 from runtime.engine.trees import TreeRestore, write_runs
 from runtime.errors import RefusedError, RestoreError
+from runtime.kernel import proc_task
+from runtime.kernel.fsids import making_files_as
 from runtime.kernel.mountinfo import read_mounts
 from runtime.kernel.nft import PacketLock
 from runtime.kernel.shmem import write_mapped
@@ -340,6 +342,8 @@ class Restore:
         for record in records:
             for task, thread in zip(tree.threads.get(record.pid, ()), record.threads, strict=False):
                 cgroups.place(task, thread.cgroups)
+        root = proc_task.status(stub.pid)
+        self._at_end.enter_context(making_files_as(root.ints("Uid")[3], root.ints("Gid")[3]))
         files.clock_elapsed = partial(clock_since, self._host, stub.pid)
         self._places = list(self._find_places(tree))
         files.places = {place.ns_id: place for place in self._places}

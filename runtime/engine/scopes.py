@@ -24,7 +24,8 @@ SAVED = (
     (
         "nested namespaces",
         "of every kind, in any combination, with their owners and parents; id maps; clock offsets; "
-        "pid namespaces several levels deep; those that are only for children; per thread",
+        "pid namespaces several levels deep; those that are only for children; per thread; "
+        "containers that are in a user namespace themselves",
     ),
 )
 REFUSED = (("time-for-children", "two processes whose children go into the same time namespace"),)
