@@ -23,7 +23,8 @@ SAVED = (
     (
         "System V shared memory",
         "segments under their ids and keys, content, owner, mode, creator, locked, marked for "
-        "destruction, of huge pages; attachments, whole and in pieces, read-only ones too",
+        "destruction, of huge pages; attachments, whole and in pieces, read-only ones too; times "
+        "of attaching and changing are those of the restore",
     ),
 )
 REFUSED = (
