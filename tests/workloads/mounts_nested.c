@@ -2,6 +2,7 @@
  * Mount namespaces of processes: one alone, one shared by two, one of a user namespace, one whose
  * root was changed, and changes that travel from one to another, or not. */
 #include "workload.h"
+#include <sys/inotify.h>
 #include <sys/mount.h>
 #include <sys/statfs.h>
 
@@ -52,6 +53,7 @@ static pid_t start(void (*play)(void), const char *name)
 /* A tmpfs that others do not see, over a directory that they do; a sibling in the same namespace. */
 static void alone(void)
 {
+    char events[512];
     MUST(unshare(CLONE_NEWNS));
     own_root_private();
     MUST(mount("mine", in_control("place"), "tmpfs", 0, NULL));
@@ -63,6 +65,9 @@ static void alone(void)
     int deleted = (int)MUST(open(in_control("place/deleted"), O_RDWR | O_CREAT, 0600));
     MUST(write(deleted, "gone", 4));
     MUST(unlink(in_control("place/deleted")));
+    int watcher = (int)MUST(inotify_init1(IN_NONBLOCK));
+    MUST(inotify_add_watch(watcher, in_control("place"), IN_CREATE));
+    MUST(inotify_add_watch(watcher, in_control("place/mine"), IN_ATTRIB));
     pid_t sibling = (pid_t)MUST(fork());
     if (sibling == 0) {
         MUST(chdir(in_control("place")));
@@ -79,7 +84,10 @@ static void alone(void)
     is("below", "beneath");
     is(in_control("other/there"), "on top");
     holds(deleted, "gone");
+    CHECK(read(watcher, events, sizeof events) < 0 && errno == EAGAIN, "events of nobody");
     make("place/late", "added later");
+    MUST(chmod(in_control("place/mine"), 0600));
+    CHECK(read(watcher, events, sizeof events) > 32, "no events");
     mark("added");
     reap(sibling);
 }

@@ -106,7 +106,7 @@ def _find(table: FileTable, device: int, inode: int) -> tuple[str, int] | None:
             file_id = table.file_id(look.pid, look.fd)
             return look.link.removesuffix(DELETED), file_id or 0
     path = table.find_inode(device, inode)
-    return None if path is None else (path, 0)
+    return table.find_elsewhere(device, inode) if path is None else (path, 0)
 
 
 def _queued(look: Look) -> bool:

@@ -485,6 +485,41 @@ class FileTable:
         found = search(f"/proc/self/fd/{entry.top}", "/", *key)
         return None if found is None else found.lstrip("/")
 
+    def find_elsewhere(self, device: int, inode: int) -> tuple[str, int] | None:
+        """An inode that only another mount namespace has, or that is covered; its path and record.
+
+        A restore opens it for its path only.
+        """
+        for entry in self.mounts.entries.values():
+            if entry.mount.device != device or entry.top < 0:
+                continue
+            top = f"/proc/self/fd/{entry.top}"
+            is_top = os.stat(top).st_ino == inode
+            inner = "/" if is_top else search(top, "/", device, inode)
+            if inner is None:
+                continue
+            status = os.stat(top + inner, follow_symlinks=is_top)
+            path = f"{entry.mount.point.rstrip('/')}{inner}".rstrip("/") or "/"
+            found = self._find(entry, path, status)
+            if found is None:
+                continue
+            file_id = self.context.new_id()
+            self.records.append(
+                RegularFile(
+                    file_id=file_id,
+                    path=path,
+                    flags=os.O_PATH | os.O_NOFOLLOW,
+                    position=0,
+                    kind=kind_of(status.st_mode),
+                    device=status.st_rdev,
+                    mount_id=found.mount_id,
+                    inner=found.inner,
+                    hidden=found.hidden,
+                )
+            )
+            return path, file_id
+        return None
+
     def add_deleted_top(self, path: str, magic: str, fs_id: int) -> int:
         """The record of the top of a mount that has lost its name in its file system."""
         status = os.stat(magic)
