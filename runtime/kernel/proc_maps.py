@@ -5,14 +5,11 @@ smaps rather than maps, because only ``VmFlags`` tells growth direction, locking
 
 from __future__ import annotations
 
-import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.kernel.escapes import unescape
-
-log = logging.getLogger(__name__)
 
 _ENTRY = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
@@ -74,12 +71,6 @@ def mappings(pid: int) -> list[Mapping]:
     text = Path(f"/proc/{pid}/smaps").read_bytes()
     found: list[Mapping] = []
     for match in _ENTRY.finditer(text):
-        if found and int(match[1], 16) < found[-1].end:
-            # The file is read a piece at a time, and the kernel finds its place again by address.
-            # Mappings are disjoint and ascending: what begins below the last one's end can only
-            # be a repetition.
-            log.debug("pid %d: %s again after %s", pid, match[0][:90], found[-1])
-            continue
         read, write, execute = match[3] == b"r", match[4] == b"w", match[5] == b"x"
         found.append(
             Mapping(
