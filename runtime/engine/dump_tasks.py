@@ -562,7 +562,7 @@ class _Questions:
 
     def settings(self, answers: Answers) -> ProcessSettings:
         """What the leader said of the settings of its process."""
-        return self._process_settings.read(self.tracee, answers)
+        return self._process_settings.read(self.context, self.tracee, answers)
 
     def thread(self, answers: Answers, saved: _Saved) -> Thread:
         """The thread's record."""

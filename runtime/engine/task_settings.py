@@ -48,6 +48,7 @@ SAVED = (
 )
 REFUSED = (
     ("shadow-stack", "a thread with a user-space shadow stack, or linear address masking"),
+    ("keyring", "keys of a thread, of a process, or of its session"),
     ("io-ports", "a thread that may use I/O ports (ioperm)"),
     ("security-label", "a process with another SELinux or AppArmor label than the init"),
 )
@@ -58,6 +59,10 @@ ARCH_GET_XCOMP_PERM, ARCH_REQ_XCOMP_PERM = 0x1022, 0x1023
 ARCH_GET_UNTAG_MASK = 0x4001
 ARCH_SHSTK_STATUS = 0x5005
 _DYNAMIC_FEATURES = (18,)  # XFEATURE_XTILE_DATA, which stands for what comes with it
+
+# keyctl(2), include/uapi/linux/keyctl.h
+KEYCTL_GET_KEYRING_ID, KEYCTL_DESCRIBE, KEYCTL_READ = 0, 6, 11
+OF_THREAD, OF_PROCESS, OF_SESSION = -1, -2, -3
 
 MEMBARRIER_CMD_GET_REGISTRATIONS = 1 << 9
 MODIFY_LDT_WRITE = 0x11
@@ -83,6 +88,7 @@ class TaskQuestions:
             batch.call("prctl", PR_GET_SPECULATION_CTRL, kind, 0, 0, 0, may_fail=True)
             for kind in _SPECULATION
         ]
+        self._keyring = batch.call("keyctl", KEYCTL_GET_KEYRING_ID, OF_THREAD, 0, may_fail=True)
         self._cpuid: Result | None = None
         if "arch_prctl" in NR:
             self._cpuid = batch.call("arch_prctl", ARCH_GET_CPUID, 0, may_fail=True)
@@ -108,6 +114,8 @@ class TaskQuestions:
                 )
             if _has_ports(tid):
                 context.refuse("io-ports", subject, "may use I/O ports")
+        if answers[self._keyring] > 0:
+            context.refuse("keyring", subject, "has a keyring for one of its threads")
         tsc = int.from_bytes(answers.read(self._tsc), "little")
         mce = answers[self._mce]
         return TaskSettings(
@@ -149,20 +157,34 @@ class ProcessQuestions:
             0,
             may_fail=True,
         )
+        self._keyring = batch.call("keyctl", KEYCTL_GET_KEYRING_ID, OF_PROCESS, 0, may_fail=True)
+        # The sandbox has given it one; for who has none, asking would install another.
+        session = batch.call("keyctl", KEYCTL_GET_KEYRING_ID, OF_SESSION, 0, may_fail=True)
+        self._name = batch.out(64)
+        batch.call("keyctl", KEYCTL_DESCRIBE, session, self._name, 64, may_fail=True)
+        self._keys = batch.call("keyctl", KEYCTL_READ, session, 0, 0, may_fail=True)
         self._ldt: Result | None = None
         if "modify_ldt" in NR:
             self._permission = batch.out(8)
             batch.call("arch_prctl", ARCH_GET_XCOMP_PERM, self._permission, may_fail=True)
             self._ldt = batch.call("modify_ldt", 0, batch.out(8), 8, may_fail=True)
 
-    def read(self, leader: Tracee, answers: Answers) -> ProcessSettings:
-        """The settings of a process.
+    def read(self, context: DumpContext, leader: Tracee, answers: Answers) -> ProcessSettings:
+        """The settings of a process; refuses what cannot be saved.
 
         Args:
+            context: The dump.
             leader: The task that has been asked.
             answers: What it said.
         """
         view, permission, descriptors = leader.tid, 0, b""
+        if answers[self._keyring] > 0:
+            context.refuse("keyring", context.subject(leader.pid), "has a keyring of its own")
+        name = answers.read(self._name).partition(b"\0")[0].rpartition(b";")[2]
+        if answers[self._keys] > 0 and not name.startswith(b"_uid"):
+            context.refuse(
+                "keyring", context.subject(leader.pid), "has keys in its session's keyring"
+            )
         if self._ldt is not None:
             permission = int.from_bytes(answers.read(self._permission), "little")
             if answers[self._ldt]:
