@@ -14,7 +14,7 @@ from runtime.creation import CreateRequest, tear_down_quietly, write_pid_file
 from runtime.detach import Reporter, replace_other_fds
 from runtime.kernel import prctl
 from runtime.kernel.mountinfo import mount_points
-from runtime.metadata import OperationLock, update_metadata
+from runtime.metadata import ExecSession, OperationLock, file_identity, update_metadata
 from runtime.monitor import Monitor
 from runtime.process import ProcessRef
 from runtime.sandbox.cgroups import Cgroups
@@ -39,7 +39,7 @@ def run_monitor(builder: Builder, lock: OperationLock, reporter: Reporter) -> No
     builder.build(reporter.progress)
     assert builder.init is not None and builder.cgroups is not None
     init, cgroups = builder.init, builder.cgroups
-    monitor = Monitor(builder.directory, init, cgroups, builder.start_process)
+    monitor = Monitor(builder.directory, init, cgroups, builder.start_process, builder.sessions)
     # The command's part is done: whether it lives or was killed, the next one may go on.
     lock.release()
     os.chdir("/")  # wherever the command was called: that file system can be unmounted
@@ -58,6 +58,7 @@ class Builder:
         self.directory = directory
         self.init: InitProcess | None = None
         self.cgroups: Cgroups | None = None
+        self.sessions: list[ExecSession] = []  # of a restored container
         self._mounts: list[list[str]] | None = None
         self._spec = spec
         self._request = request
@@ -116,13 +117,15 @@ class Builder:
         if request.restore is None:
             os.mkfifo(fifo, 0o600)
             return make(None)
-        return request.restore.build(
+        init = request.restore.build(
             overlay=overlay,
             cgroups=cgroups,
             stdio=request.stdio,
             create_init=make,
             progress=progress,
         )
+        self.sessions = request.restore.sessions
+        return init
 
     def _plan_overlay(self) -> Overlay | None:
         if not self._request.overlay:
@@ -146,17 +149,8 @@ class Builder:
             metadata.init = ProcessRef.of(init.pid)
             metadata.status = Status.CREATED
             metadata.mounts = self._mounts
+            metadata.exec_sessions = self.sessions
             metadata.stdio = [
-                None if self._request.console is not None else _identity(fd)
+                None if self._request.console is not None else file_identity(fd)
                 for fd in self._request.stdio
             ]
-
-
-def _identity(fd: int) -> dict[str, Any]:
-    """Which file a descriptor is, so that a checkpoint knows it again."""
-    status = os.fstat(fd)
-    return {
-        "device": status.st_dev,
-        "inode": status.st_ino,
-        "description": os.readlink(f"/proc/self/fd/{fd}"),
-    }

@@ -190,10 +190,20 @@ def dump_target(
         spec=metadata.spec,
         overlay_upper=None if metadata.overlay is None else Path(metadata.overlay["upper"]),
         stdio=[None if entry is None else StdioIdentity(**entry) for entry in metadata.stdio],
+        session_stdio=[
+            [StdioIdentity(**entry) for entry in session.stdio]
+            for session in metadata.exec_sessions
+            if session.exit_status is None
+        ],
         metadata={
             "bundle": metadata.bundle,
             "overlay": metadata.overlay is not None,
             "stdio": metadata.stdio,
+            "exec_sessions": [
+                {"ns_pid": session.ns_pid, "args": session.args}
+                for session in metadata.exec_sessions
+                if session.exit_status is None
+            ],
             "created": metadata.created,
         },
         mounts=None if metadata.mounts is None else [tuple(entry) for entry in metadata.mounts],

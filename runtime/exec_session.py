@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.metadata import ExecSession, update_metadata
+from runtime.metadata import ExecSession, file_identity, update_metadata
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.process import ProcessRef, namespace_pids
 from runtime.sandbox.descriptors import Stdio
@@ -103,7 +103,12 @@ def _execute_as_child(container: Container, request: ExecRequest) -> ExecHandle:
     metadata = container.metadata
     assert metadata.init is not None
     pid = start_process(container, request)
-    session = ExecSession(ProcessRef.of(pid), namespace_pids(pid)[-1], request.process["args"])
+    session = ExecSession(
+        ProcessRef.of(pid),
+        namespace_pids(pid)[-1],
+        request.process["args"],
+        stdio=[] if request.console is not None else [file_identity(fd) for fd in request.stdio],
+    )
     with update_metadata(container.directory) as metadata:
         metadata.exec_sessions = [*metadata.exec_sessions, session]
     return ExecHandle(container.directory, session, None)

@@ -39,6 +39,16 @@ NETWORK_HOLD = "network-hold"
 """In `Metadata.extra`: the token of what holds such a container's peers off (network_hold)."""
 
 
+def file_identity(fd: int) -> dict[str, Any]:
+    """Which file a descriptor is, so that a checkpoint knows it again."""
+    status = os.fstat(fd)
+    return {
+        "device": status.st_dev,
+        "inode": status.st_ino,
+        "description": os.readlink(f"/proc/self/fd/{fd}"),
+    }
+
+
 @dataclass(slots=True)
 class ExecSession:
     """A process that ``exec`` brought into the container.
@@ -48,12 +58,15 @@ class ExecSession:
         ns_pid: Its pid as seen inside the container.
         args: Its command, for messages.
         exit_status: Wait status once it has ended, None before.
+        stdio: Which files its standard streams were given as, see `file_identity`; empty when it
+            has a terminal.
     """
 
     process: ProcessRef
     ns_pid: int
     args: list[str]
     exit_status: int | None = None
+    stdio: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The session as it stands in the file."""
@@ -62,6 +75,7 @@ class ExecSession:
             "ns_pid": self.ns_pid,
             "args": self.args,
             "exit_status": self.exit_status,
+            "stdio": self.stdio,
         }
 
     @classmethod
@@ -73,6 +87,7 @@ class ExecSession:
             ns_pid=int(obj["ns_pid"]),
             args=[str(arg) for arg in obj["args"]],
             exit_status=obj.get("exit_status"),
+            stdio=list(obj.get("stdio") or []),
         )
 
 

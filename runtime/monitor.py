@@ -37,7 +37,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -46,7 +46,7 @@ from runtime.error_report import error_to_json
 from runtime.errors import ContainerError
 from runtime.kernel import pidfd_info
 from runtime.line_socket import LineSocket, listen, peer_uid
-from runtime.metadata import ExecSession, update_metadata
+from runtime.metadata import ExecSession, file_identity, update_metadata
 from runtime.process import ProcessRef, find_namespace_pid, namespace_pids
 from runtime.status import Status
 
@@ -89,7 +89,12 @@ class Monitor:
     """Serves one container from its creation until its init and its exec sessions have ended."""
 
     def __init__(
-        self, directory: Path, init: Init, cgroups: Cgroups, start_process: ExecFunction
+        self,
+        directory: Path,
+        init: Init,
+        cgroups: Cgroups,
+        start_process: ExecFunction,
+        sessions: Iterable[ExecSession] = (),
     ) -> None:
         self._directory = directory
         self._init = init
@@ -100,7 +105,7 @@ class Monitor:
         self._cgroups = cgroups
         self._start_process = start_process
         self._init_status: int | None = None
-        self._sessions: dict[int, ExecSession] = {}
+        self._sessions = {session.process.pid: session for session in sessions}
         self._strangers: dict[int, _Client] = {}  # pidfd of somebody else's child -> who waits
         self._clients: dict[int, _Client] = {}
         self._selector = selectors.EpollSelector()
@@ -294,6 +299,7 @@ class Monitor:
             if self._init_status is not None:
                 raise ContainerError("the container has ended", reason="wrong-status")
             pid = self._start_process(message["process"], fds)
+            stdio = [file_identity(fd) for fd in fds[:3]] if len(fds) == 3 else []
         finally:
             for fd in fds:
                 os.close(fd)
@@ -301,6 +307,7 @@ class Monitor:
             process=ProcessRef.of(pid),
             ns_pid=namespace_pids(pid)[-1],
             args=[str(arg) for arg in message["process"].get("args", [])],
+            stdio=stdio,
         )
         self._sessions[pid] = session
         with update_metadata(self._directory) as metadata:

@@ -13,6 +13,7 @@ import copy
 import logging
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,11 +23,14 @@ from runtime import spec_diff
 from runtime.engine.api import Progress, RestoreOptions, no_progress
 from runtime.engine.restore import Restore
 from runtime.errors import RefusedError
+from runtime.metadata import ExecSession, file_identity
+from runtime.process import ProcessRef
 from runtime.sandbox.restore_stub import RestoreStub
 
 if TYPE_CHECKING:
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
+    from runtime.sandbox.enter import StubProcess
     from runtime.sandbox.launch import InitProcess
     from runtime.sandbox.overlay import Overlay
 
@@ -51,6 +55,7 @@ class RestorePlan:
         bundle: Directory that relative paths of *spec* start at.
         overlay: Whether the container gets an overlay, as the saved one had.
         differences: What differs from the image's configuration and does not stand in the way.
+        sessions: What exec had brought in, once it is built again.
     """
 
     def __init__(
@@ -85,6 +90,8 @@ class RestorePlan:
         self._source = source
         self._name = name
         self._path = path
+        self.sessions: list[ExecSession] = []
+        self._commands = _commands(metadata.get("exec_sessions"))
         self._created = image.created_ns
         self._container_id = image.container_id
 
@@ -123,28 +130,52 @@ class RestorePlan:
             restore.fill_overlay(None if overlay is None else str(overlay.upper))
             monotonic_ns, boottime_ns = restore.clock_offsets()
             with _stub_file() as elf_fd:
-                channel_fd = restore.make_channel()
+                stub = RestoreStub(
+                    elf_fd,
+                    restore.make_channel(),
+                    monotonic_ns,
+                    boottime_ns,
+                    before_hooks=restore.hold_network,
+                )
                 try:
-                    init = create_init(
-                        RestoreStub(
-                            elf_fd,
-                            channel_fd,
-                            monotonic_ns,
-                            boottime_ns,
-                            before_hooks=restore.hold_network,
-                        )
-                    )
+                    init = create_init(stub)
+                    make_session = partial(self._make_session, init, cgroups, stub)
+                    try:
+                        streams = (stdio[0], stdio[1], stdio[2])
+                        restore.build(init, streams, cgroups, make_session, progress)
+                        restore.release(cgroups)
+                    except BaseException:
+                        init.kill()
+                        raise
                 finally:
-                    os.close(channel_fd)
-                try:
-                    restore.build(init, (stdio[0], stdio[1], stdio[2]), cgroups, progress)
-                    restore.release(cgroups)
-                except BaseException:
-                    init.kill()
-                    raise
+                    os.close(stub.channel_fd)
         for warning in restore.report.warnings:
             log.warning("%s: %s", self._name, warning)
         return init
+
+    def _make_session(
+        self, init: InitProcess, cgroups: Cgroups, stub: RestoreStub, ns_pid: int
+    ) -> StubProcess:
+        from runtime.sandbox.enter import enter_as_stub
+
+        process = enter_as_stub(init.pid, ns_pid, cgroups=cgroups, stub=stub)
+        init.companions.append(process.pid)
+        with open(os.devnull) as null:  # where the caller's streams were
+            stdio = [file_identity(null.fileno())] * 3
+        args = self._commands.get(ns_pid, [])
+        self.sessions.append(ExecSession(ProcessRef.of(process.pid), ns_pid, args, stdio=stdio))
+        return process
+
+
+def _commands(saved: Any) -> dict[int, list[str]]:
+    """The commands of exec sessions by pid inside, for messages; the image may hold anything."""
+    return {
+        entry["ns_pid"]: [str(arg) for arg in entry["args"]]
+        for entry in saved or []
+        if isinstance(entry, dict)
+        and isinstance(entry.get("ns_pid"), int)
+        and isinstance(entry.get("args"), list)
+    }
 
 
 def plan_restore(

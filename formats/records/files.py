@@ -326,6 +326,7 @@ class ExternalFile:
         name: "stdin", "stdout" or "stderr".
         flags: open(2) flags.
         description: What it was, for people.
+        session: Whether it is an exec session's, whose caller does not come along.
     """
 
     file_id: int
@@ -333,6 +334,7 @@ class ExternalFile:
     flags: int
     description: str
     owner: Owner | None = None
+    session: bool = False
 
 
 @record("file-given")

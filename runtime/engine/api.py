@@ -105,6 +105,7 @@ class DumpTarget:
         spec: Its OCI configuration.
         overlay_upper: Directory that holds what the container changed, or None.
         stdio: Identities of descriptors 0 to 2 as the container was given them; None for none.
+        session_stdio: The same of each exec session.
         metadata: Stored in the image for the runtime's own use.
         mounts: The mounts when the container was created, as `mountinfo.mount_points` gives them;
             None if not known.
@@ -122,6 +123,7 @@ class DumpTarget:
     mounts: Sequence[tuple[str, ...]] | None = None
     options: CheckpointOptions = field(default_factory=CheckpointOptions)
     hold: NetworkHold = field(default_factory=NetworkHold)
+    session_stdio: Sequence[Sequence[StdioIdentity]] = ()
 
 
 @dataclass(slots=True)
@@ -162,7 +164,7 @@ class RestoreReport:
 
 
 class Init(Protocol):
-    """A fresh sandbox whose init waits to become the stub."""
+    """A process in a fresh sandbox that waits to become a stub: its init, or a session of exec."""
 
     pid: int
 

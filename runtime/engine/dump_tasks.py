@@ -43,7 +43,7 @@ from runtime.engine.remote import (
     Tracee,
     map_scratch,
 )
-from runtime.engine.scopes import Scopes
+from runtime.engine.scopes import KINDS, Scopes
 from runtime.engine.semaphore_undo import read_adjustments
 from runtime.engine.task_settings import ProcessQuestions, TaskQuestions
 from runtime.errors import TaskVanishedError
@@ -86,7 +86,7 @@ SAVED = (
 )
 REFUSED = (
     ("task-32bit", "a task that runs 32-bit code"),
-    ("exec-session", "a live `exec` session"),
+    ("exec-session", "a process that entered the container by other ways than `exec`"),
 )
 
 log = logging.getLogger(__name__)
@@ -178,13 +178,12 @@ class _Saved:
 def collect_tree(context: DumpContext, scopes: Scopes) -> list[LiveProcess]:
     """Find the processes of the container, parents first, zombies too.
 
-    Refuses processes in the container's cgroup that do not descend from its init: sessions of
-    ``exec``, whose parent is outside.
+    Sessions of ``exec`` are trees of their own, beside the init's: their parent is outside.
     """
     found: list[LiveProcess] = []
     init = context.target.init_pid
     context.depth = len(proc_task.status(init).ns_pids) - 1
-    pending = [(init, 0, 0)]
+    pending = [(init, 0, 0), *((root, 0, 0) for root in _exec_sessions(context))]
     while pending:
         pid, parent, parent_tid = pending.pop(0)
         stat = proc_task.stat(pid)
@@ -211,9 +210,31 @@ def collect_tree(context: DumpContext, scopes: Scopes) -> list[LiveProcess]:
             context.refuse(
                 "exec-session",
                 context.subject(pid),
-                "runs beside the container's init (an exec session); end it first",
+                "is in the container's cgroup, but was not brought in by exec; end it first",
             )
     return found
+
+
+def _exec_sessions(context: DumpContext) -> Iterator[int]:
+    """The processes whose parents are outside, and who lead their own sessions in here."""
+    init = context.target.init_pid
+    pids = set(context.frozen.pids)
+    ours = {kind: _namespace(os.getpid(), kind) for kind in KINDS}
+    inside = {kind: _namespace(init, kind) for kind in KINDS}
+    for pid in context.frozen.pids:
+        stat = proc_task.stat(pid)
+        if pid == init or stat.ppid in pids or stat.session != pid:
+            continue
+        # It may have made namespaces of its own since, but not have stayed in the host's.
+        theirs = {kind: _namespace(pid, kind) for kind in KINDS}
+        if theirs["pid"] == inside["pid"] and not any(
+            theirs[kind] == ours[kind] != inside[kind] for kind in KINDS
+        ):
+            yield pid
+
+
+def _namespace(pid: int, kind: str) -> str:
+    return os.readlink(f"/proc/{pid}/ns/{kind}")
 
 
 def _note_names(context: DumpContext, pid: int, comm: bytes, tids: list[int]) -> None:

@@ -223,28 +223,29 @@ class NewTask(Tracee):
 _KERNEL_MAPS = frozenset({"[vdso]", "[vvar]", "[vvar_vclock]"})
 
 
-def adopt_init(pid: int, go: Callable[[], None], hole: int) -> NewTask:
-    """Take over the init of a fresh sandbox at the moment it becomes the stub.
+def adopt(pid: int, go: Callable[[], None], hole: int, ns_pid: int) -> NewTask:
+    """Take over a process of a fresh sandbox, its init first, at the moment it becomes a stub.
 
     Args:
-        pid: The init, blocked before its exec.
+        pid: A process blocked before its exec.
         go: Called to let it execute the stub.
         hole: Address for the scratch area, free in every address space of the image.
+        ns_pid: Its pid inside.
     """
     ptrace.seize(pid, OPTIONS)
     go()
-    init = NewTask(pid, pid, 1)
+    task = NewTask(pid, pid, ns_pid)
     while True:
-        stop = init.wait()
+        stop = task.wait()
         if stop.event == ptrace.PTRACE_EVENT_EXEC:
             break
         # What it does before the exec is the sandbox's business.
         ptrace.resume(pid, stop.signal if not stop.event else 0)
-    init.settle()
+    task.settle()
     ptrace.set_sigmask(pid, ALL_BUT_TRAP)
-    init.base = init.registers()._replace(rsp=0, rbp=0)
-    map_scratch(init, arch.STUB_SYSCALL, hole)
-    init.set_registers(init.base)
-    init.settle()
-    init.empty_address_space(hole)
-    return init
+    task.base = task.registers()._replace(rsp=0, rbp=0)
+    map_scratch(task, arch.STUB_SYSCALL, hole)
+    task.set_registers(task.base)
+    task.settle()
+    task.empty_address_space(hole)
+    return task

@@ -59,7 +59,7 @@ from runtime.engine.install_files import (
 )
 from runtime.engine.mounts.sources import open_root
 from runtime.engine.new_namespaces import NewNamespaces
-from runtime.engine.new_task import NewTask, adopt_init
+from runtime.engine.new_task import NewTask, adopt
 from runtime.engine.placement import Placement, taken_ids
 from runtime.engine.remote import SCRATCH_SIZE, CallFailedError
 from runtime.engine.restore_memory import (
@@ -269,7 +269,12 @@ class Restore:
         return theirs.detach()
 
     def build(
-        self, init: Init, stdio: Stdio, cgroups: Freezer, progress: Progress = no_progress
+        self,
+        init: Init,
+        stdio: Stdio,
+        cgroups: Freezer,
+        make_session: Callable[[int], Init],
+        progress: Progress = no_progress,
     ) -> None:
         """Rebuild every task around the sandbox's init; afterwards all of them are stopped.
 
@@ -277,6 +282,8 @@ class Restore:
             init: Blocked before the execution of the stub, with `make_channel`'s end.
             stdio: What stands in for the standard streams that came from outside.
             cgroups: The new container's.
+            make_session: Brings a further process into the sandbox, under the given pid inside; it
+                is blocked there as the init is.
             progress: Told about memory.
 
         Raises:
@@ -286,7 +293,7 @@ class Restore:
         """
         began = time.monotonic_ns()
         try:
-            self._build(init, stdio, cgroups, progress)
+            self._build(init, stdio, cgroups, make_session, progress)
         except CallFailedError as exc:
             raise RestoreError(f"{self._cid}: {exc.strerror}") from exc
         self.report.total_ns = time.monotonic_ns() - began
@@ -298,12 +305,19 @@ class Restore:
             self.report.total_ns / 1e6,
         )
 
-    def _build(self, init: Init, stdio: Stdio, own: Freezer, progress: Progress) -> None:
+    def _build(
+        self,
+        init: Init,
+        stdio: Stdio,
+        own: Freezer,
+        make_session: Callable[[int], Init],
+        progress: Progress,
+    ) -> None:
         began = time.monotonic_ns()
         records = self._all(Process)
         self._spaces = {space.mm_id: space for space in self._all(AddressSpace)}
         hole = common_hole(list(self._spaces.values()))
-        stub = adopt_init(init.pid, init.go, hole)
+        stub = adopt(init.pid, init.go, hole, INIT)
         assert self._channel is not None
         files = self._files = RestoredFiles(
             self._records,
@@ -331,6 +345,10 @@ class Restore:
         )
         tree = ProcessTree(records, stub, placement, inheritance.prepare, terminals.join_session)
         terminals.make()
+        for record in records:
+            if record.ppid == 0 and record.pid != INIT:
+                session = make_session(record.pid)
+                tree.add_root(record, adopt(session.pid, session.go, hole, record.pid))
         tree.build()
         terminals.settle_sessions(tree.tasks)
         files.tids |= {ns_pid: task.tid for ns_pid, task in tree.tasks.items()}

@@ -37,8 +37,8 @@ SAVED = (
     (
         "processes",
         "trees, parents, sessions, process groups (also those whose leader is gone), zombies "
-        "with their exit status, child subreapers, parent-death signals, processes stopped by "
-        "job control",
+        "with their exit status, sessions of `exec` beside the init's tree, child subreapers, "
+        "parent-death signals, processes stopped by job control",
     ),
 )
 
@@ -77,8 +77,14 @@ class ProcessTree:
         self._namespaces = placement.namespaces
         self._held: dict[int, dict[str, int]] = {}  # what each task shares with others, by our tid
         self._waiting: list[Process] = []
+        self._roots: list[tuple[Process, NewTask]] = []
         self.tasks: dict[int, NewTask] = {INIT: init}
         self.threads: dict[int, list[NewTask]] = {}
+
+    def add_root(self, process: Process, task: NewTask) -> None:
+        """Have a tree grow from a further stub, beside the init's: a session of exec."""
+        task.within = dict(self.tasks[INIT].within)
+        self._roots.append((process, task))
 
     def build(self) -> None:
         """Make every process, with its session, its group and its parent, and all threads."""
@@ -89,6 +95,10 @@ class ProcessTree:
         init = self._by_pid[INIT]
         self._held[self.tasks[INIT].tid] = self._kinship.needs(init)
         self._grow(init, session=None)
+        for process, task in self._roots:
+            self.tasks[process.pid] = task
+            self._held[task.tid] = self._kinship.needs(process)
+            self._grow(process, session=None)
         self._place_the_rest()
         self._join_groups()
         for process in self._processes:

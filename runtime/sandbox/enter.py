@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
-from runtime.errors import ContainerError, WrongStatusError
+from runtime.errors import ContainerError, RestoreError, WrongStatusError
 from runtime.kernel import prctl
 from runtime.kernel.capabilities import last_capability
 from runtime.kernel.clone import CLONE_NEWPID, CLONE_NEWUSER, clone3
@@ -23,12 +23,14 @@ from runtime.sandbox.descriptors import (
     FIRST_FREE,
     Stdio,
     close_all_except,
+    inherit_only,
     own_stdio,
     place_stdio,
 )
 from runtime.sandbox.init import become_process, report
 from runtime.sandbox.launcher import check_report, launcher_for
 from runtime.sandbox.program import reset_signals
+from runtime.sandbox.restore_stub import CHANNEL_FD, RestoreStub
 from runtime.sandbox.seccomp import SeccompFilter
 from runtime.sandbox.steps import step
 from runtime.sandbox.userns import become_root
@@ -235,17 +237,7 @@ def _enter(entry: _Entry) -> NoReturn:
 
 def _join(entry: _Entry) -> None:
     kinds = entry.kinds & ~CLONE_NEWPID
-    if kinds:
-        with step("join the container's namespaces", reason="namespace"):
-            setns(entry.pidfd, kinds)
-    with step("enter the container's root"):
-        os.fchdir(entry.root)
-        os.chroot(".")
-        os.chdir("/")
-    if kinds & CLONE_NEWUSER:
-        become_root()
-    with step("make a session keyring"):
-        new_session_keyring()
+    _join_namespaces(entry.pidfd, kinds, entry.root)
     os.setsid()
     place_stdio(entry.stdio)
     if entry.process.terminal:
@@ -258,3 +250,111 @@ def _join(entry: _Entry) -> None:
         terminal.take_terminal(slave)
     elif entry.process.user.uid != 0 or kinds & CLONE_NEWUSER:
         own_stdio(entry.process.user.uid)
+
+
+def _join_namespaces(pidfd: int, kinds: int, root: int) -> None:
+    if kinds:
+        with step("join the container's namespaces", reason="namespace"):
+            setns(pidfd, kinds)
+    with step("enter the container's root"):
+        os.fchdir(root)
+        os.chroot(".")
+        os.chdir("/")
+    if kinds & CLONE_NEWUSER:
+        become_root()
+    with step("make a session keyring"):
+        new_session_keyring()
+
+
+# A restored container's sessions
+
+
+class StubProcess:
+    """A child of ours in a container that waits to become the engine's stub.
+
+    Attributes:
+        pid: In our own pid namespace.
+    """
+
+    def __init__(self, pid: int, channel: Channel) -> None:
+        self.pid = pid
+        self._channel = channel
+
+    def go(self) -> None:
+        """Let it execute the stub; does not wait for it."""
+        with step(f"release the process {self.pid}", reason="init-vanished"):
+            self._channel.tell("go")
+        self._channel.close()
+
+
+def enter_as_stub(
+    target_init_pid: int, ns_pid: int, *, cgroups: Cgroups, stub: RestoreStub
+) -> StubProcess:
+    """Make a process in a container that is being restored, for what exec had brought there.
+
+    Args:
+        target_init_pid: The container's init, in our pid namespace.
+        ns_pid: The id that the process has inside.
+        cgroups: The container's cgroups.
+        stub: What it becomes, once ``go()`` is called.
+
+    Raises:
+        ContainerError: A step failed.
+        RestoreError: The id is taken.
+    """
+    near, far = channel_pair()
+    pidfd = os.pidfd_open(target_init_pid)
+    root = os.open(f"/proc/{target_init_pid}/root", os.O_PATH | os.O_CLOEXEC)
+    ours = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    kinds = _foreign_kinds(target_init_pid)
+    try:
+        if kinds & CLONE_NEWPID:
+            with step("join the container's pid namespace", reason="namespace"):
+                setns(pidfd, CLONE_NEWPID)
+        try:
+            pid, own_pidfd = _clone_under(ns_pid)
+            if pid == 0:
+                near.close()
+                _become_stub(pidfd, kinds & ~CLONE_NEWPID, root, far, stub)
+        finally:
+            if kinds & CLONE_NEWPID:
+                setns(ours, CLONE_NEWPID)
+    finally:
+        for fd in (pidfd, root, ours):
+            os.close(fd)
+        far.close()
+    os.close(own_pidfd)
+    cgroups.add(pid)
+    near.tell("placed")
+    return StubProcess(pid, near)
+
+
+def _clone_under(ns_pid: int) -> tuple[int, int]:
+    try:
+        return clone3(0, set_tid=[ns_pid])
+    except FileExistsError:
+        raise RestoreError(
+            f"cannot make task {ns_pid}: the id is taken", reason="pid-taken"
+        ) from None
+
+
+def _become_stub(
+    pidfd: int, kinds: int, root: int, channel: Channel, stub: RestoreStub
+) -> NoReturn:
+    try:
+        gc.disable()
+        signal.set_wakeup_fd(-1)
+        reset_signals()
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        kept = {pidfd, root, stub.elf_fd, stub.channel_fd, channel.read_fd, channel.write_fd}
+        close_all_except(kept)
+        prctl.set_dumpable(False)
+        channel.expect("placed")
+        _join_namespaces(pidfd, kinds, root)
+        channel.expect("go")
+        reset_signals()
+        os.dup2(stub.channel_fd, CHANNEL_FD)
+        inherit_only(0, CHANNEL_FD)
+        os.execve(stub.elf_fd, ["wherry-restore"], {})
+    finally:
+        os._exit(1)

@@ -54,11 +54,13 @@ class InitProcess:
     Attributes:
         pid: In our own pid namespace.
         pidfd: For polling and signals, close-on-exec; the receiver's to close.
+        companions: Further children of ours in its pid namespace, which die with it.
     """
 
     def __init__(self, pid: int, pidfd: int, channel: Channel, program: str) -> None:
         self.pid = pid
         self.pidfd = pidfd
+        self.companions: list[int] = []
         self._channel = channel
         self._program = program
 
@@ -100,6 +102,9 @@ class InitProcess:
         poll.register(self.pidfd, select.POLLIN)
         try:
             while os.waitpid(self.pid, os.WNOHANG | WALL)[0] == 0:
+                for pid in self.companions:
+                    with suppress(ChildProcessError):
+                        os.waitpid(pid, os.WNOHANG | WALL)
                 _reap_traced()
                 poll.poll(1)  # ms; wakes up at once when the init has ended
         except ChildProcessError:
