@@ -32,7 +32,7 @@ _NEWLINE = 0x0A
 _READ_SIZE = 1 << 16
 # How much fits in front of a line discipline depends on how it is cut; this makes best use of it.
 _STEP = 1000
-_PATIENCE = 50  # ms
+_PATIENCE_S, _LAST_MOMENT_S = 10.0, 0.05
 _NOT_STOPPED, BY_BYTE, BY_CALL = "", "byte", "call"
 STOPS = frozenset({_NOT_STOPPED, BY_BYTE, BY_CALL})
 
@@ -94,17 +94,17 @@ def put(ends: Ends, queue: TerminalQueue) -> int:
         if len(queue.input) <= tty.QUEUE_SIZE:
             tty.insert(ends.slave, queue.input)
         else:
-            lost += _write(ends.master, queue.input)
+            lost += _write(ends.master, queue.input, ends.slave)
     if len(queue.output) <= tty.QUEUE_SIZE:
         tty.insert(ends.master, queue.output)
     else:
         _started(ends, queue.stopped)
         tty.set_termios(ends.slave, _quiet(ends, canonical=ends.modes.canonical, out=0))
-        lost += _write(ends.slave, queue.output)
+        lost += _write(ends.slave, queue.output, ends.master)
     _stop(ends, queue.stopped)
     tty.set_termios(ends.slave, ends.modes)
     if late:
-        lost += _write(ends.master, late)
+        lost += _write(ends.master, late, ends.slave)
     if queue.master_stopped:
         tty.stop_output(ends.master)
     if ends.packet:
@@ -254,23 +254,24 @@ def _insert_lines(ends: Ends, queue: TerminalQueue) -> bytes:
     return queue.input[room:]
 
 
-def _write(fd: int, data: bytes) -> int:
+def _write(fd: int, data: bytes, other: int) -> int:
     """Write more than a line discipline holds: the rest waits in front of it.
 
     Never waits for a reader, for nobody reads now, but for the kernel's own worker that carries
-    bytes to the other end. Returns the bytes that found no room.
+    bytes to the *other* end: until that is full. Returns the bytes that found no room.
     """
     flags = fcntl.fcntl(fd, fcntl.F_GETFL)
     fcntl.fcntl(fd, fcntl.F_SETFL, flags | os.O_NONBLOCK)
     try:
         left = memoryview(data)
-        patience = _PATIENCE
-        while left and patience:
+        give_up = after_full = time.monotonic() + _PATIENCE_S
+        while left and time.monotonic() < min(give_up, after_full):
             try:
                 left = left[os.write(fd, left[:_STEP]) :]
-                patience = _PATIENCE
+                give_up = after_full = time.monotonic() + _PATIENCE_S
             except BlockingIOError:
-                patience -= 1
+                if tty.unread(other) >= tty.QUEUE_SIZE:
+                    after_full = min(after_full, time.monotonic() + _LAST_MOMENT_S)
                 time.sleep(0.001)
         return len(left)
     finally:
