@@ -28,6 +28,8 @@ _USUAL_SIZE, _MAX_SIZE = 1 << 9, 1 << 16
 # Duplicate address detection would delay addresses that have been through it already.
 _LAST = re.compile(r"ipv6/conf/[^/]+/accept_dad")
 _OF_LINK = re.compile(r"ipv[46]/conf/")
+# Seen in every namespace, but one for the whole kernel, and never taken back once it is set
+_OF_KERNEL = frozenset({"netfilter/nf_hooks_lwtunnel"})
 # Those that change others when they are written
 _FIRST = ("ip_forward", "forwarding", "stable_secret")
 
@@ -75,9 +77,10 @@ def _values() -> Iterator[tuple[str, str]]:
             mode = os.stat(path).st_mode
             if not mode & stat.S_IWUSR or not mode & stat.S_IRUSR:
                 continue
-            value = _read(path)
+            name_below = path.removeprefix(f"{TOP}/")
+            value = None if name_below in _OF_KERNEL else _read(path)
             if value is not None:
-                yield path.removeprefix(f"{TOP}/"), value
+                yield name_below, value
 
 
 def _read(path: str, dir_fd: int | None = None) -> str | None:
