@@ -16,7 +16,7 @@ def test_threads_keep_what_they_share(wherry: Wherry, scratch: Path) -> None:
     classes = scratch / "classes"
     subprocess.run(["javac", "-d", classes, PROGRAMS / "Threads.java"], check=True)
     with load(wherry, scratch) as threads:
-        options = ["-Xmx48m", "-XX:+UseG1GC"]
+        options = ["-Xmx32m", "-XX:+UseG1GC"]
         threads.start("java", *options, "-cp", classes, "Threads", threads.directory)
         threads.move_often(longest_pause_s=0.3)
         assert int(threads.finish().split()[0]) > 1000

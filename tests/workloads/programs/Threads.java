@@ -120,6 +120,7 @@ public final class Threads {
             check(queue.offer(value, 60, TimeUnit.SECONDS), "the queue stays full");
             sum.addAndGet(value);
             produced.incrementAndGet();
+            breathe(n);
         }
         queue.put(-1L);
     }
@@ -164,7 +165,14 @@ public final class Threads {
         }
     }
 
-    private static void makeGarbage() {
+    /** Leave the processors to others now and then: everybody here could use them all. */
+    private static void breathe(long n) throws InterruptedException {
+        if (n % 100 == 0) {
+            Thread.sleep(1);
+        }
+    }
+
+    private static void makeGarbage() throws InterruptedException {
         Map<Integer, byte[]> kept = new ConcurrentHashMap<>();
         for (int n = 0; !stopping; n++) {
             byte[] bytes = new byte[1000 + n % 5000];
@@ -173,6 +181,7 @@ public final class Threads {
             kept.put(n % 2000, bytes);
             byte[] old = kept.get((n + 1) % 2000);
             check(old == null || old.length >= 1000, "an object has shrunk");
+            breathe(n);
             if (n % 100_000 == 0) {
                 System.gc();
             }
@@ -183,7 +192,7 @@ public final class Threads {
         return text.length();
     }
 
-    private static void meetNulls() {
+    private static void meetNulls() throws InterruptedException {
         long caught = 0;
         for (long n = 0; !stopping; n++) {
             try {
@@ -197,6 +206,7 @@ public final class Threads {
             } catch (ArithmeticException exc) {
                 check(n % 2 == 0, "a division by one failed");
             }
+            breathe(n);
         }
         check(caught > 0, "no null was met");
     }
