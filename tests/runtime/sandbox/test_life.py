@@ -144,7 +144,6 @@ def test_restore_mode_executes_the_stub_when_told(boxes: Boxes) -> None:
         raw["process"]["user"] = {"uid": 1000, "gid": 1000}
         raw["process"]["args"] = ["/no/such/program"]
         raw["process"]["cwd"] = "/no/such/directory"
-        raw["process"]["terminal"] = True
 
     ours, theirs = socket.socketpair()
     elf = _stub_elf()
