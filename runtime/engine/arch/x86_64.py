@@ -235,8 +235,11 @@ class Registers(NamedTuple):
         return address == self.rdi >= MMAP_MIN and value == self.rdx & _U32
 
     def _fits_poll(self, block: RestartBlock) -> bool:
-        address, count, _ = block.poll
-        return address == self.rdi >= MMAP_MIN and count == self.rsi & _U32
+        address, count, end = block.poll
+        if (address, count) != (self.rdi, self.rsi & _U32):
+            return False
+        # poll(NULL, 0, time-out) looks like clock_nanosleep but for the word that says "limited".
+        return self.rdi >= MMAP_MIN or end is not None
 
     def end_of_sleep(self, block: RestartBlock) -> tuple[int, int] | None:
         """When the interrupted call is to end: clock and nanoseconds; None for no relative end.
