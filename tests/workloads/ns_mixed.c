@@ -61,6 +61,7 @@ static void maker(pid_t init)
     }
     reap(next);
     reap(child);
+    await("compared");  // a process that has ended has no namespaces to compare with
     _exit(0);
 }
 
@@ -81,6 +82,7 @@ static void guest(pid_t other)
     CHECK(of(getpid(), "mnt") == of(getppid(), "mnt"), "another mnt");
     is_host("maker");
     MUST(kill(other, 0));
+    mark("compared");
     _exit(0);
 }
 
