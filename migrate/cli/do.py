@@ -34,6 +34,14 @@ if TYPE_CHECKING:
 @click.option(
     "--privileged", is_flag=True, help="All capabilities, all devices, nothing of /proc hidden."
 )
+@click.option(
+    "--volume",
+    "-v",
+    "volumes",
+    metavar="HOST:CONTAINER[:ro]",
+    multiple=True,
+    help="Show a file or directory of the host inside; what is written there stays on the host.",
+)
 @click.option("--tty/--no-tty", "-t/-T", default=None, help="A terminal inside or none.")
 @click.argument("args", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 @pass_settings
@@ -50,7 +58,8 @@ def command(
     """Run COMMAND in a container over the host's own root.
 
     The command sees the host's files, and its changes go to a private overlay that disappears with
-    the container. It has its own processes, network (loopback only) and host name.
+    the container. It has its own processes, network (loopback only) and host name. A --volume is
+    the host's own: changes there stay, and no image holds them.
 
     In the foreground the container is deleted at its end. With --detach its id is printed, and it
     stays until it is deleted.
@@ -65,6 +74,7 @@ def command(
         tty = not detach and all(os.isatty(fd) for fd in (0, 1))
     elif tty and detach:
         raise click.UsageError("--tty excludes --detach")
+    from migrate.cli.volumes import volume_mounts
     from runtime.spec.default import do_spec
 
     spec = do_spec(
@@ -78,6 +88,7 @@ def command(
         capabilities=_capabilities([*options["cap_add"], *["ALL"] * options["privileged"]]),
         privileged=options["privileged"],
     )
+    spec["mounts"] += volume_mounts(options["volumes"])
     return _run(settings.root, cid, spec, detach=detach, keep=keep)
 
 

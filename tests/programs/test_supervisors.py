@@ -20,7 +20,13 @@ def test_orphans_are_reaped(wherry: Wherry, scratch: Path) -> None:
 
 def test_services_are_restarted(wherry: Wherry, scratch: Path) -> None:
     need("dumb-init", "runsvdir", "s6-svscan")
+    # runsvdir knows its services by the numbers of their directories' inodes, which are another
+    # host's files to the container here: they stay what they are.
+    services, inside = scratch / "services", scratch / "inside"
+    services.mkdir()
     with load(wherry, scratch) as below:
-        below.start("dumb-init", "--", *python_program("supervised.py"), below.directory)
+        below.job.options = ("--volume", f"{services}:{inside}")
+        program = python_program("supervised.py")
+        below.start("dumb-init", "--", *program, below.directory, inside)
         below.move_often(longest_pause_s=0.3)
         assert int(below.finish().split()[0]) > 1

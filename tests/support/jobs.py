@@ -29,6 +29,7 @@ class Job:
     scratch: Path
     directory: Path
     generation: int = 0
+    options: tuple[str, ...] = ()  # of `wherry do`
 
     @property
     def cid(self) -> str:
@@ -37,7 +38,7 @@ class Job:
 
     def start(self, *command: str | Path) -> None:
         """Run the job in its first container."""
-        self.wherry("do", "--detach", "--id", self.cid, "--", *command)
+        self.wherry("do", "--detach", "--id", self.cid, *self.options, "--", *command)
 
     def move(self, *, kill: bool, timeout: float) -> None:
         """Checkpoint, end the old container, and go on in a new one.

@@ -122,6 +122,25 @@ def test_a_restored_container_waits_for_start(wherry: Wherry, scratch: Path, ima
     wherry("delete", "two")
 
 
+def test_a_volume_is_the_hosts_before_and_after(wherry: Wherry, scratch: Path) -> None:
+    volume = scratch / "volume"
+    volume.mkdir()
+    script = f"exec python3 -c '{COUNTER}' /data/steps 1"
+    wherry("do", "-d", "--id", "one", "-v", f"{volume}:/data", "--", "sh", "-c", script)
+    path = volume / "steps"
+    wait_until(lambda: path.exists() and path.stat().st_size > 20)
+    before = path.stat()
+    wherry("checkpoint", "--image-path", scratch / "image", "one")
+    seen = path.read_text()
+    wherry("delete", "one")
+    wherry("restore", "--detach", "--image-path", scratch / "image", "two")
+    wait_until(lambda: path.stat().st_size > len(seen))
+    wherry("delete", "--force", "two")
+    assert path.stat().st_ino == before.st_ino
+    lines = [int(line) for line in path.read_text().split()]
+    assert lines == list(range(1, len(lines) + 1))
+
+
 def test_one_image_many_containers_with_names_of_their_own(
     wherry: Wherry, scratch: Path, image: Path
 ) -> None:

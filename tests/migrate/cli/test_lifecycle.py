@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from runtime.process import ProcessRef, namespace_pids
 from tests.support.bundles import SLEEP, bind, make_bundle
-from tests.support.command import Wherry
+from tests.support.command import WHERRY, Wherry
 from tests.support.wait import wait_until
 
 
@@ -39,6 +40,44 @@ def test_do_takes_environment_directory_and_host_name(wherry: Wherry) -> None:
         "sh", "-c", "echo $COLOUR $PWD $(hostname)",
     )  # fmt: skip
     assert result.stdout == "blue /usr named\n"
+
+
+def test_do_shows_volumes(wherry: Wherry, scratch: Path) -> None:
+    shared, single, inside = scratch / "shared", scratch / "single", scratch / "inside"
+    shared.mkdir()
+    single.write_text("fed\n")
+    script = f"cat {inside}/file >{inside}/dir/said; echo x >>{inside}/file"
+    result = wherry(
+        "do", "-v", f"{shared}:{inside}/dir:rw", "--volume", f"{single}:{inside}/file:ro", "--",
+        "sh", "-c", script, check=False,
+    )  # fmt: skip
+    assert "Read-only file system" in result.stderr
+    assert (shared / "said").read_text() == "fed\n"
+    assert single.read_text() == "fed\n"
+    assert not inside.exists()
+
+
+def test_a_volume_may_start_at_the_current_directory(wherry: Wherry, scratch: Path) -> None:
+    (scratch / "data").mkdir()
+    script = f"cd {scratch} && exec {WHERRY} do -v ./data:/srv -- touch /srv/made"
+    subprocess.run(["sh", "-c", script], env=wherry.environment(), check=True)
+    assert (scratch / "data" / "made").exists()
+
+
+@pytest.mark.parametrize(
+    ("volume", "why"),
+    [
+        ("/tmp", "is not HOST:CONTAINER"),
+        ("data:/srv", "is the name of a volume"),
+        ("/tmp:srv", "is no absolute path"),
+        ("/tmp:/srv:z", "is neither ro nor rw"),
+        ("/no/such:/srv", "/no/such does not exist"),
+    ],
+)
+def test_a_volume_of_another_form_is_refused(wherry: Wherry, volume: str, why: str) -> None:
+    result = wherry("do", "--volume", volume, "--", "true", check=False)
+    assert result.returncode == 2 and why in result.stderr
+    assert wherry.json("list", "--json") == []
 
 
 def test_a_program_that_is_missing_is_named(wherry: Wherry) -> None:

@@ -1,8 +1,11 @@
 """Supervisors with services that end, are restarted and controlled: runit and s6.
 
-``supervised.py DIRECTORY``. Each has three services: one ends after a moment and
+``supervised.py DIRECTORY VOLUME``. Each has three services: one ends after a moment and
 must be started anew each time, one works without end and is restarted on request, and one logs what
 the second says, through a pipe that the supervisor keeps open.
+
+runit's services lie on the volume, and only what never changes of them: what runit writes goes
+through links to the job's directory, for that is what a checkpoint saves.
 """
 
 from __future__ import annotations
@@ -10,7 +13,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import conduct
 
@@ -44,6 +49,8 @@ class Supervisor:
     def __post_init__(self) -> None:
         self.directory = conduct.directory / self.kind
         self.services = self.directory / "services"
+        if self.kind == "runit":
+            self.services = Path(sys.argv[2])
         self._service("short", SHORT)
         self._service("steady", STEADY)
         self._service("steady/log", LOG)
@@ -55,6 +62,10 @@ class Supervisor:
     def _service(self, name: str, text: str) -> None:
         run = self.services / name / "run"
         run.parent.mkdir(parents=True)
+        if self.kind == "runit":
+            state = self.directory / "supervise" / name
+            state.mkdir(parents=True)
+            (run.parent / "supervise").symlink_to(state / "supervise")
         run.write_text(text.format(directory=self.directory))
         run.chmod(0o755)
 
