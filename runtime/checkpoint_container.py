@@ -109,7 +109,7 @@ def _save(
                 # the program must not go on, or it would do things that the image knows not of.
                 progress("verify", 0, 0)
                 with _syncing(file):
-                    verify_file(f"/proc/self/fd/{file.fileno()}")
+                    verify_file(f"/proc/self/fd/{file.fileno()}", decode=False)
                 progress("sync", 0, 0)
                 hold.abandon()
                 file.commit()

@@ -190,9 +190,10 @@ def _pack_fields(rec: Any, depth: int) -> dict[str, Any]:
         raise _too_deep()
     wire = {}
     name = ""
+    below = depth - 1
     try:
         for name, pack, _, _ in _plan(type(rec)):
-            wire[name] = pack(getattr(rec, name), depth - 1)
+            wire[name] = pack(getattr(rec, name), below)
     except _BadValueError as exc:
         raise exc.below(f".{name}") from None
     return wire
@@ -205,10 +206,11 @@ def _unpack_fields(cls: type, wire: Any, depth: int) -> Any:
         raise _too_deep()
     values = []
     name = ""
+    below = depth - 1
     try:
         for name, _, unpack, default in _plan(cls):
             if name in wire:
-                values.append(unpack(wire[name], depth - 1))
+                values.append(unpack(wire[name], below))
             elif default is not None:
                 values.append(default())
             else:
@@ -310,12 +312,16 @@ def _many(convert: _Convert, source: type[Any], target: Callable[[Any], Any]) ->
         if not isinstance(value, source):
             raise _mismatch(f"a {source.__name__}", value)
         _check_room(len(value), depth)
-        made: list[Any] = []
+        below = depth - 1
         try:
-            for item in value:
-                made.append(convert(item, depth - 1))  # its length is the index
-        except _BadValueError as exc:
-            raise exc.below(f"[{len(made)}]") from None
+            made = [convert(item, below) for item in value]
+        except _BadValueError:
+            for index, item in enumerate(value):  # which one was it?
+                try:
+                    convert(item, below)
+                except _BadValueError as exc:
+                    raise exc.below(f"[{index}]") from None
+            raise
         return made if target is list else target(made)
 
     return convert_all
@@ -397,6 +403,8 @@ def _int(value: Any, depth: int) -> int:
 
 
 def _pack_int(value: Any, depth: int) -> int:
+    if type(value) is int and INT_MIN <= value <= INT_MAX:
+        return value
     # IntEnum and IntFlag (signal.Signals, socket.AddressFamily) are integers to a record.
     plain = int(value) if isinstance(value, enum.Enum) and isinstance(value, int) else value
     return _int(plain, depth)
