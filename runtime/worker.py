@@ -74,6 +74,7 @@ def run_in_worker(body: WorkerBody, progress: Progress) -> dict[str, Any]:
 
 def _run(body: WorkerBody, line: LineSocket, command: int, mask: Iterable[int]) -> None:
     os.setsid()
+    gc.disable()  # it will be over before its garbage amounts to anything
     raise_on_signals(signal.SIGTERM, signal.SIGHUP)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     prctl.set_parent_death_signal(signal.SIGTERM)

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from formats.records.ipc import SharedSegment
 from formats.records.memory import AddressSpace, Backing, SharedMemory, Vma
-from runtime.engine.dump_tasks import find_hole
+from runtime.engine.borrowing import find_hole
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.new_task import MREMAP_MOVE_FIXED, PARK_SIZE, NewTask
 from runtime.engine.remote import SCRATCH_SIZE, Batch

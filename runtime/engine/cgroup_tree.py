@@ -22,6 +22,7 @@ from runtime.engine.context import DumpContext
 from runtime.engine.new_task import NewTask
 from runtime.errors import RestoreError
 from runtime.kernel.mount import MNT_DETACH, mount, umount2
+from runtime.kernel.procfs import read_text
 from runtime.kernel.visit import visiting
 from runtime.sandbox.cgroups.hierarchy import find_hierarchies, write_file
 from runtime.sandbox.cgroups.tree import inherit_cpuset
@@ -70,7 +71,7 @@ class CgroupHomes:
     def __init__(self, made: Mapping[str, Path]) -> None:
         self.made = dict(made)
         self._homes = dict(made)
-        self._ours = dict(_lines("self"))
+        self._ours = dict(_parse(_memberships("self")))
         self._known = {hierarchy.key: hierarchy for hierarchy in find_hierarchies()}
         self._mounted: dict[str, Path] = {}
 
@@ -121,9 +122,13 @@ class CgroupHomes:
         self._mounted.clear()
 
 
-def _lines(pid: int | str) -> Iterator[tuple[str, str]]:
-    """Hierarchy and path of each cgroup of a task."""
-    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+def _memberships(pid: int | str) -> str:
+    return read_text(f"/proc/{pid}/cgroup")
+
+
+def _parse(text: str) -> Iterator[tuple[str, str]]:
+    """Hierarchy and path of each cgroup of a task, by what `_memberships` returns."""
+    for line in text.splitlines():
         _, hierarchy, path = line.split(":", 2)
         yield hierarchy, path
 
@@ -143,15 +148,15 @@ class CgroupDump:
         self._context = context
         self._homes = homes
         self._warned: set[tuple[str, str]] = set()
+        self._known: dict[str, tuple[tuple[str, str], ...]] = {}
 
     def of(self, tid: int) -> tuple[tuple[str, str], ...]:
         """The cgroups of a task that are not the container's own: hierarchy and path below it."""
-        found = []
-        for hierarchy, path in _lines(tid):
-            relative = self._relative(hierarchy, path)
-            if relative:
-                found.append((hierarchy, relative))
-        return tuple(found)
+        text = _memberships(tid)  # of most tasks the same
+        if text not in self._known:
+            places = ((key, self._relative(key, path)) for key, path in _parse(text))
+            self._known[text] = tuple((key, relative) for key, relative in places if relative)
+        return self._known[text]
 
     def _relative(self, hierarchy: str, path: str) -> str | None:
         try:
@@ -184,9 +189,9 @@ class CgroupDump:
     def namespace(self, ns_id: int, pid: int) -> CgroupNamespace:
         """Where the cgroup namespace of a task has its root."""
         with visiting(pid, "cgroup"):
-            seen = dict(_lines(pid))
+            seen = dict(_parse(_memberships(pid)))
         roots = []
-        for hierarchy, path in _lines(pid):
+        for hierarchy, path in _parse(_memberships(pid)):
             below = seen.get(hierarchy, "/").rstrip("/")
             if below.startswith("/..") or not path.endswith(below):
                 self._context.warnings.append(

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from formats.errors import Refusal
 from runtime.engine.api import DumpTarget
 from runtime.engine.freeze import Frozen
+from runtime.kernel import proc_task
 from runtime.kernel.proc_maps import Mapping
 
 if TYPE_CHECKING:
-    from runtime.engine.dump_tasks import LiveProcess
+    from runtime.engine.live_process import LiveProcess
     from runtime.engine.sandbox.kind import Scope
 
 
@@ -51,6 +52,20 @@ class DumpContext:
     mappings: dict[int, list[Mapping]] = field(default_factory=dict)
     live: dict[int, LiveProcess] = field(default_factory=dict)
     _last_id: int = 0
+    _stats: dict[int, proc_task.Stat] = field(default_factory=dict)
+    _statuses: dict[int, proc_task.Status] = field(default_factory=dict)
+
+    def stat(self, tid: int) -> proc_task.Stat:
+        """/proc/TID/stat, read once: a frozen task does not change."""
+        if tid not in self._stats:
+            self._stats[tid] = proc_task.stat(tid)
+        return self._stats[tid]
+
+    def status(self, tid: int) -> proc_task.Status:
+        """/proc/TID/status, read once."""
+        if tid not in self._statuses:
+            self._statuses[tid] = proc_task.status(tid)
+        return self._statuses[tid]
 
     def seen_by(self, pid: int, viewer: int) -> int:
         """The id of a task in the pid namespace of another one."""

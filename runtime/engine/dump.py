@@ -35,20 +35,16 @@ from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
 from runtime.engine.cgroup_tree import CgroupDump, CgroupHomes
 from runtime.engine.context import DumpContext
 from runtime.engine.cow import Pages, by_birth, share_pages
-from runtime.engine.dump_tasks import (
-    LiveProcess,
-    check_tasks,
-    collect_tree,
-    credentials,
-    dump_process,
-)
+from runtime.engine.dump_tasks import check_tasks, collect_tree, dump_process
 from runtime.engine.files.kind import load_kinds
 from runtime.engine.files.table import FileTable, open_again
 from runtime.engine.freeze import Frozen, frozen, has_sleepers
 from runtime.engine.held_namespaces import collect_held
 from runtime.engine.host_facts import describe_host
 from runtime.engine.kinship import Kinship
+from runtime.engine.live_process import LiveProcess
 from runtime.engine.mappings import dump_address_space
+from runtime.engine.questions import credentials
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
@@ -271,7 +267,7 @@ class _Dump:
             "zombie": process.zombie,
             "leader_exited": process.leader_exited,
             "exit_status": stat.exit_code if ended else 0,
-            "credentials": credentials(self.scopes, proc_task.status(pid), 0) if ended else None,
+            "credentials": credentials(self.scopes, self.context.status(pid), 0) if ended else None,
         }
 
     def _process(self, process: LiveProcess) -> Process:
@@ -341,7 +337,7 @@ class _Dump:
             root=os.readlink(f"/proc/{tid}/root"),
             cwd_file_id=self.files.add_directory(tid, "cwd"),
             root_file_id=self._root(tid),
-            umask=int(proc_task.status(tid).fields["Umask"], 8),
+            umask=int(self.context.status(tid).fields["Umask"], 8),
         )
 
     def _inside(self, number: int, key: str) -> tuple[int, ...]:
@@ -353,7 +349,7 @@ class _Dump:
             return (self.context.ns_pids[number], *self.context.nested_pids[number])
         if number:
             for member in self.context.frozen.pids:
-                ids = proc_task.status(member).ints(key)
+                ids = self.context.status(member).ints(key)
                 if ids[0] == number:
                     return ids[self.context.depth :] or (0,)
         return (0,)

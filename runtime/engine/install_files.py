@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from collections.abc import Callable, Iterator, Sequence
 
 from formats.records.files import RegularFile
@@ -19,7 +18,6 @@ from runtime.errors import RestoreError
 
 O_CLOEXEC = 0o2000000
 F_SETFD, FD_CLOEXEC = 2, 1
-RLIMIT_NOFILE = 7
 _GIVEN = (Backing.FILE, Backing.SHARED, Backing.SOCKET)
 
 
@@ -104,15 +102,13 @@ def enter_directories(
     task: NewTask, record: Directories, channel: socket.socket, files: RestoredFiles
 ) -> None:
     """Give a task its root and its working directory, which need not have names, and its umask."""
-    task.call("umask", record.umask)
     wanted = [record.root_file_id, record.cwd_file_id]
-    if not record.cwd_file_id:
-        task.call("chdir", os.fsencode(record.cwd) + b"\0")
     ours = [mapped_file(files, file_id) for file_id in wanted if file_id]
-    if not ours:
-        return
-    numbers = task.receive(channel, ours)
+    numbers = task.receive(channel, ours) if ours else []
     batch = Batch()
+    batch.call("umask", record.umask)
+    if not record.cwd_file_id:
+        batch.call("chdir", os.fsencode(record.cwd) + b"\0")
     if record.root_file_id:
         batch.call("fchdir", numbers[0])
         batch.call("chroot", b".\0")
@@ -169,26 +165,19 @@ def _ours(files: RestoredFiles, file_id: int, who: str) -> int:
 
 
 def _make_room(task: NewTask, wanted: list[Descriptor]) -> None:
-    """Raise the soft limit, and move the channel to a number that nobody needs."""
-    batch = Batch()
-    limit = batch.out(16)
-    batch.call("prlimit64", 0, RLIMIT_NOFILE, 0, limit)
-    _, hard = struct.unpack("<QQ", task.do(batch).read(limit))
-    task.call("prlimit64", 0, RLIMIT_NOFILE, struct.pack("<QQ", hard, hard), 0)
+    """Move the channel to a number that nobody needs."""
     taken = {descriptor.fd for descriptor in wanted}
-    if wanted and wanted[-1].fd >= hard:
+    if wanted and wanted[-1].fd >= task.max_files:
         raise RestoreError(
-            f"descriptor {wanted[-1].fd} is beyond this host's limit of {hard} open files",
+            f"descriptor {wanted[-1].fd} is beyond this host's limit of {task.max_files} open "
+            "files",
             reason="rlimit-nofile",
         )
     if task.channel_fd in taken:
         # Above what a message delivers, so that received numbers never meet it.
-        free = next(n for n in range(FDS_PER_MESSAGE, hard) if n not in taken)
-        task.call("dup3", task.channel_fd, free, O_CLOEXEC)
-        task.call("close", task.channel_fd)
+        free = next(n for n in range(FDS_PER_MESSAGE, task.max_files) if n not in taken)
+        batch = Batch()
+        batch.call("dup3", task.channel_fd, free, O_CLOEXEC)
+        batch.call("close", task.channel_fd)
+        task.do(batch)
         task.channel_fd = free
-
-
-def close_channel(task: NewTask) -> None:
-    """Close the task's end of the channel: it has all it needs."""
-    task.call("close", task.channel_fd)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from formats.records.memory import AddressSpace, Backing, Layout, Vma
 from runtime.engine.aio import dump_ring, is_ring
 from runtime.engine.arch import current as arch
 from runtime.engine.context import DumpContext
-from runtime.engine.dump_tasks import LiveProcess
 from runtime.engine.files.memfd import SECRET
 from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.live_process import LiveProcess
 from runtime.kernel import pagemap
 from runtime.kernel.proc_maps import Mapping, is_segment
+from runtime.kernel.procfs import read_bytes
 
 SAVED = (
     (
@@ -90,7 +89,7 @@ def dump_address_space(
             env_start=stat.env_start,
             env_end=stat.env_end,
         ),
-        auxv=Path(f"/proc/{process.view}/auxv").read_bytes(),
+        auxv=read_bytes(f"/proc/{process.view}/auxv"),
         exe_file_id=files.add_executable(process.view),
         vmas=tuple(vmas),
         locked_future=0 if process.answers is None else process.answers.locked_future,

@@ -47,6 +47,7 @@ THREAD_FLAGS = CLONE_VM | CLONE_FS | CLONE_FILES | CLONE_SIGHAND | CLONE_THREAD 
 CHANNEL_FD = 1000  # where the sandbox leaves our socket in the init
 CONSOLE_FD = 1001  # and the slave of the container's terminal, if it has one
 FDS_PER_MESSAGE = 253  # SCM_MAX_FD, include/net/scm.h
+RLIMIT_NOFILE = 7  # include/uapi/asm-generic/resource.h
 PARK_SIZE = 64 << 10  # for the vDSO while the address space is rebuilt
 
 MREMAP_MOVE_FIXED = 3  # MREMAP_MAYMOVE | MREMAP_FIXED
@@ -65,6 +66,7 @@ class NewTask(Tracee):
             "time_for_children".
         identity: The credentials whose ids it has taken before it could no more; None for none.
         memory: The address space of the image that it has by now, or was born with; 0 for none.
+        max_files: Its hard limit of open files, which its soft limit is raised to.
         born: Tasks it has made in its last batch, stopped, as our pid namespace sees them.
     """
 
@@ -78,6 +80,7 @@ class NewTask(Tracee):
         self.memory = 0
         self.base: arch.Registers | None = None
         self.channel_fd = CHANNEL_FD
+        self.max_files = 0
 
     def on_event(self, stop: ptrace.Stop) -> None:
         if stop.event in (
@@ -163,6 +166,7 @@ class NewTask(Tracee):
         child.memory = self.memory
         child.identity = self.identity
         child.channel_fd = self.channel_fd
+        child.max_files = self.max_files
         ptrace.set_sigmask(tid, ALL_BUT_TRAP)
         return child
 
@@ -196,6 +200,15 @@ class NewTask(Tracee):
                 reason="rlimit-nofile",
             )
         return list(struct.unpack_from(f"<{count}i", raw, 16))
+
+    def raise_file_limit(self) -> None:
+        """Let the task, and all that it makes, have as many descriptors as it may."""
+        batch = Batch()
+        limit = batch.out(16)
+        batch.call("prlimit64", 0, RLIMIT_NOFILE, 0, limit)
+        self.max_files = struct.unpack("<QQ", self.do(batch).read(limit))[1]
+        both = struct.pack("<QQ", self.max_files, self.max_files)
+        self.call("prlimit64", 0, RLIMIT_NOFILE, both, 0)
 
     # Address space
 
@@ -248,4 +261,5 @@ def adopt(pid: int, go: Callable[[], None], hole: int, ns_pid: int) -> NewTask:
     task.set_registers(task.base)
     task.settle()
     task.empty_address_space(hole)
+    task.raise_file_limit()
     return task

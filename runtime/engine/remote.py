@@ -88,10 +88,19 @@ class Batch:
         self._names: dict[int, str] = {}
         self._may_fail: set[int] = set()
         self._data = bytearray()
-        self._out_end = 0
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def copy(self) -> Batch:
+        """A batch with the same calls, to which others are added."""
+        other = Batch()
+        other._entries = self._entries.copy()
+        other._fixups = self._fixups.copy()
+        other._names = self._names.copy()
+        other._may_fail = self._may_fail.copy()
+        other._data = self._data.copy()
+        return other
 
     @property
     def full(self) -> bool:
@@ -143,8 +152,8 @@ class Batch:
     def _align(self) -> None:
         self._data += bytes(-len(self._data) % 16)
 
-    def pack(self, base: int) -> bytes:
-        """Entries and data as they stand in a scratch area at *base*."""
+    def pack(self, base: int) -> tuple[bytes, bytes]:
+        """Entries, which stand at `ENTRY_OFFSET` of a scratch area at *base*, and their data."""
         entries = [list(entry) for entry in self._entries]
         for index, word, what in self._fixups:
             if isinstance(what, bytes):
@@ -154,10 +163,7 @@ class Batch:
         self._resolve_copies(entries, base)
         if len(entries) > MAX_ENTRIES or len(self._data) > DATA_SIZE:
             raise ValueError(f"batch of {len(entries)} calls and {len(self._data)} bytes")
-        packed = b"".join(_ENTRY.pack(*entry) for entry in entries)
-        if not self._data:
-            return packed
-        return packed.ljust(DATA_OFFSET - ENTRY_OFFSET, b"\0") + bytes(self._data)
+        return b"".join(_ENTRY.pack(*entry) for entry in entries), bytes(self._data)
 
     @staticmethod
     def _resolve_copies(entries: list[list[int]], base: int) -> None:
@@ -314,23 +320,27 @@ class Tracee:
         Raises:
             CallFailedError: A call failed that was not added with ``may_fail``.
         """
-        size = self._start(batch, base)
+        runs = self._start(batch, base)
         self._run_to_trap()
-        back = process_vm.read(self.tid, self.scratch + ENTRY_OFFSET, size)
+        back = bytearray(sum(length for _, length in runs))
+        process_vm.read_runs(self.tid, runs, memoryview(back))
         count = len(batch)
-        results = struct.unpack(f"<{8 * count}q", back[: 64 * count])[7::8]
+        results = struct.unpack_from(f"<{8 * count}q", back)[7::8]
         failures = batch.failures(results)
         if failures:
             index, error = failures[0]
             raise CallFailedError(
                 error, f"{batch.describe(index)} in task {self.tid}: {_text(error)}"
             )
-        return Answers(results, back[DATA_OFFSET - ENTRY_OFFSET :])
+        return Answers(results, bytes(back[_ENTRY.size * count :]))
 
-    def _start(self, batch: Batch, base: arch.Registers | None) -> int:
-        """Let the task begin a batch; returns the bytes of it in the scratch area."""
-        packed = batch.pack(self.scratch)
-        process_vm.write(self.tid, self.scratch + ENTRY_OFFSET, packed)
+    def _start(self, batch: Batch, base: arch.Registers | None) -> list[tuple[int, int]]:
+        """Let the task begin a batch; returns where it is: (address, bytes) of calls and data."""
+        entries, data = batch.pack(self.scratch)
+        runs = [(self.scratch + ENTRY_OFFSET, len(entries))]
+        if data:
+            runs.append((self.scratch + DATA_OFFSET, len(data)))
+        process_vm.write_runs(self.tid, runs, memoryview(bytearray(entries + data)))
         base = base or self.registers()
         self.set_registers(
             base.for_batch(
@@ -341,7 +351,7 @@ class Tracee:
             )
         )
         ptrace.resume(self.tid)
-        return len(packed)
+        return runs
 
     def _run_to_trap(self) -> None:
         while True:

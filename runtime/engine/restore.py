@@ -9,6 +9,7 @@ ptrace until `Restore.release`; should the restorer die before, the kernel kills
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import socket
@@ -48,7 +49,6 @@ from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.hold_peers import hold_peers
 from runtime.engine.host_facts import clock_shift, clock_since, compare_hosts
 from runtime.engine.install_files import (
-    close_channel,
     enter_directories,
     give,
     install_descriptors,
@@ -61,7 +61,7 @@ from runtime.engine.mounts.sources import open_root
 from runtime.engine.new_namespaces import NewNamespaces
 from runtime.engine.new_task import NewTask, adopt
 from runtime.engine.placement import Placement, taken_ids
-from runtime.engine.remote import SCRATCH_SIZE, CallFailedError
+from runtime.engine.remote import SCRATCH_SIZE, Batch, CallFailedError
 from runtime.engine.restore_memory import (
     MemoryWriter,
     common_hole,
@@ -107,6 +107,9 @@ class Restore:
         self._cid = container_id
         self._options = options or RestoreOptions()
         self._records: list[Record] = reader.records()
+        self._by_class: dict[type, list[Any]] = {}
+        for record in self._records:
+            self._by_class.setdefault(type(record), []).append(record)
         self._chunks: Iterator[Chunk] = reader.chunks()
         self._ahead: Chunk | None = None
         self._stashed: dict[int, list[Chunk]] = {}
@@ -142,7 +145,7 @@ class Restore:
     # Records
 
     def _all(self, kind: type[R]) -> list[R]:
-        return [record for record in self._records if isinstance(record, kind)]
+        return self._by_class.get(kind, [])
 
     def _one(self, kind: type[R]) -> R:
         found = self._all(kind)
@@ -292,10 +295,13 @@ class Restore:
             ImageError: The image is damaged.
         """
         began = time.monotonic_ns()
+        gc.disable()  # a sea of records that are all needed, looked through again and again
         try:
             self._build(init, stdio, cgroups, make_session, progress)
         except CallFailedError as exc:
             raise RestoreError(f"{self._cid}: {exc.strerror}") from exc
+        finally:
+            gc.enable()
         self.report.total_ns = time.monotonic_ns() - began
         log.info(
             "%s: restored %d tasks, %d bytes of memory, in %.1f ms",
@@ -365,14 +371,15 @@ class Restore:
         files.clock_elapsed = partial(clock_since, self._host, stub.pid)
         self._places = list(self._find_places(tree))
         files.places = {place.ns_id: place for place in self._places}
-        for kind, place, held_there in self._sandbox_state():
+        self._state = list(self._sandbox_state())
+        for kind, place, held_there in self._state:
             kind.restore(files, place, held_there)
         for held in self._all(Tree):
             if held.kind == "tmpfs":
                 top = open_root(files, held) if held.fs_id else self._open_tmpfs(init.pid, held)
                 self._fill(TreeRestore(top, self._inodes(held)))
         for kind in load_sandbox_kinds():
-            kind.arrange(files, [(p, r) for k, p, r in self._sandbox_state() if k is kind])
+            kind.arrange(files, [(p, r) for k, p, r in self._state if k is kind])
         files.arranged = True
         files.make_deleted(self._chunks_of)
         self._processes = [
@@ -441,15 +448,13 @@ class Restore:
     def _sandbox_state(self) -> Iterator[tuple[SandboxKind, Place, list[Record]]]:
         """Every kind of state of every namespace that the image has records of."""
         for kind in load_sandbox_kinds():
+            by_ns: dict[int, list[Record]] = {}
+            for held in kind.records:
+                for record in self._all(held):
+                    by_ns.setdefault(record.ns_id, []).append(record)
             for place in self._places:
-                records = [
-                    record
-                    for held in kind.records
-                    for record in self._all(held)
-                    if record.ns_id == place.ns_id
-                ]
-                if records and kind.namespace == place.kind:
-                    yield kind, place, records
+                if kind.namespace == place.kind and place.ns_id in by_ns:
+                    yield kind, place, by_ns[place.ns_id]
 
     def _open_files(self, files: RestoredFiles) -> None:
         for process in self._processes:
@@ -512,8 +517,10 @@ class Restore:
         map_address_space(process.leader, space, number_of, exe_fd, is_done=is_done)
         attach_segments(process.leader, space, files)
         restore_rings(process.leader, space, files)
+        batch = Batch()
         for number in numbers.values():
-            process.leader.call("close", number)
+            batch.call("close", number)
+        process.leader.do(batch)
 
     def _space(self, process: RestoredProcess) -> AddressSpace:
         try:
@@ -569,14 +576,12 @@ class Restore:
             finish_address_space(process.leader, self._space(process), hole)
         self._restore_directories(files)
         for process in self._processes:
-            restore_threads.restore_process_state(process)
-            for task, thread in zip(process.tasks, process.record.threads, strict=True):
-                restore_threads.restore_thread_state(task, thread)
+            restore_threads.restore_state(process)
         for process in self._processes:
             for task, table in tables_of(process):
                 install_descriptors(task, table, self._channel, files)
         self._second_step(files)
-        for kind, place, held in self._sandbox_state():
+        for kind, place, held in self._state:
             kind.finish(files, place, held)
         for step in files.last_steps:
             step()
@@ -584,16 +589,10 @@ class Restore:
             settings = process.record.settings
             task_settings.restore_settings(process.leader, settings, self._channel)
         for process in self._processes:
-            for task, _ in tables_of(process):
-                if task.tid in files.tables:
-                    close_channel(task)
             for task, thread in zip(process.tasks, process.record.threads, strict=True):
                 task_settings.restore_task_settings(task, thread.settings, self._cores)
             restore_threads.restore_filters(process)
-            for task, thread in zip(process.tasks, process.record.threads, strict=True):
-                restore_threads.restore_privileges(task, thread, self._translator(task))
-            restore_threads.restore_dumpable(process)
-            restore_threads.restore_limits(process)
+            restore_threads.restore_rights(process, self._translator, files.tables)
         for record in records:
             if record.zombie:
                 end_zombie(tree.tasks[record.pid], record, self._channel)
@@ -601,12 +600,13 @@ class Restore:
         # A stop is reported to the parent, who must still be able to swallow that: children first.
         stopped = [process for process in reversed(self._processes) if process.record.stopped]
         running = [process for process in self._processes if not process.record.stopped]
+        reported = [process for process in stopped if process.record.stop_reported]
         for process in stopped:
-            self._settle_signals(process)
+            self._settle_signals(process, reported)
             self._hand_over(process, hole)
             restore_threads.stop_process(process)
         for process in running:
-            self._settle_signals(process)
+            self._settle_signals(process, reported)
         for process in running:
             self._hand_over(process, hole)
 
@@ -656,10 +656,10 @@ class Restore:
         for kind, record in last:
             kind.finish(files, record)
 
-    def _settle_signals(self, process: RestoredProcess) -> None:
-        for child in self._processes:
-            record = child.record
-            if record.ppid == process.record.pid and record.stopped and record.stop_reported:
+    @staticmethod
+    def _settle_signals(process: RestoredProcess, reported: list[RestoredProcess]) -> None:
+        for child in reversed(reported):
+            if child.record.ppid == process.record.pid:
                 restore_threads.swallow_stop(process, child)
         for task in process.tasks:
             restore_threads.flush_signals(task)

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 
 from formats.records.memory import AddressSpace, Backing, Vma
 from formats.statefile import Chunk
+from runtime.engine.borrowing import find_hole
 from runtime.engine.dump_memory import read_exactly
-from runtime.engine.dump_tasks import find_hole
 from runtime.engine.mappings import (
     MAP_ANONYMOUS,
     MAP_FIXED_NOREPLACE,
@@ -71,9 +71,8 @@ def map_address_space(
         if batch.full:
             task.do(batch)
             batch = Batch()
-    if len(batch):
-        task.do(batch)
-    _declare(task, space, exe_fd)
+    _declare(batch, task, space, exe_fd)
+    task.do(batch)
 
 
 def map_part(batch: Batch, vma: Vma, start: int, end: int, fd: int | None) -> None:
@@ -114,9 +113,8 @@ def first_protection(vma: Vma) -> int:
     return vma.protection
 
 
-def _declare(task: NewTask, space: AddressSpace, exe_fd: int) -> None:
+def _declare(batch: Batch, task: NewTask, space: AddressSpace, exe_fd: int) -> None:
     layout = space.layout
-    batch = Batch()
     auxv = batch.data(space.auxv)
     mm_map = _MM_MAP.pack(
         layout.start_code,
@@ -135,7 +133,6 @@ def _declare(task: NewTask, space: AddressSpace, exe_fd: int) -> None:
         exe_fd,
     )
     batch.call("prctl", PR_SET_MM, PR_SET_MM_MAP, mm_map, len(mm_map), 0)
-    task.do(batch)
 
 
 def finish_address_space(task: NewTask, space: AddressSpace, hole: int) -> None:

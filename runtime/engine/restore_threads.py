@@ -7,7 +7,7 @@ import os
 import signal
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 
 from formats.records.task import Credentials, Process, Thread
@@ -90,18 +90,25 @@ class RestoredProcess:
 # Processes
 
 
-def restore_process_state(process: RestoredProcess) -> None:
-    """What threads share: directories, handlers, limits; before any thread drops privileges."""
-    record = process.record
-    batch = Batch()
+def restore_state(process: RestoredProcess) -> None:
+    """Handlers and what threads tell the kernel about themselves; all keep their privileges."""
+    for task, thread in zip(process.tasks, process.record.threads, strict=True):
+        batch = Batch()
+        if task is process.leader:
+            _add_process_state(batch, process.record)
+        _add_thread_state(batch, thread)
+        task.do(batch)
+        _restore_scheduling(task.tid, thread)
+    _restore_oom_score(process)
+
+
+def _add_process_state(batch: Batch, record: Process) -> None:
     batch.call("personality", record.personality)
     if record.thp_disabled:
         batch.call("prctl", PR_SET_THP_DISABLE, 1, 0, 0, 0)
     for action in record.actions:
         packed = signals.SIGACTION.pack(action.handler, action.flags, action.restorer, action.mask)
         batch.call("rt_sigaction", action.signal, packed, 0, 8)
-    process.leader.do(batch)
-    _restore_oom_score(process)
 
 
 def _restore_oom_score(process: RestoredProcess) -> None:
@@ -113,22 +120,19 @@ def _restore_oom_score(process: RestoredProcess) -> None:
         file.write(str(process.record.oom_score_adj))
 
 
-def restore_limits(process: RestoredProcess) -> None:
-    """Resource limits; late, for a lowered limit would stand in the way of what comes before."""
-    batch = Batch()
-    for limit in process.record.limits:
+def _add_process_rights(batch: Batch, record: Process) -> None:
+    """Whether it is dumpable, which a change of credentials resets (2 cannot be set and means 0),
+    and resource limits: a lowered one would stand in the way of what comes before."""
+    batch.call("prctl", PR_SET_DUMPABLE, int(record.dumpable == 1))
+    for limit in record.limits:
         packed = struct.pack("<QQ", limit.soft, limit.hard)
         batch.call("prlimit64", 0, limit.resource, packed, 0)
-    if len(batch):
-        process.leader.do(batch)
 
 
 # Threads
 
 
-def restore_thread_state(task: NewTask, record: Thread) -> None:
-    """What a thread tells the kernel about itself; it still has all privileges afterwards."""
-    batch = Batch()
+def _add_thread_state(batch: Batch, record: Thread) -> None:
     batch.call("prctl", PR_SET_NAME, record.comm + b"\0")
     batch.call("set_tid_address", record.clear_child_tid)
     if record.robust_list[0]:
@@ -140,8 +144,6 @@ def restore_thread_state(task: NewTask, record: Thread) -> None:
     stack = record.altstack
     flags = stack.flags & ~signals.SS_ONSTACK
     batch.call("sigaltstack", signals.STACK.pack(stack.address, flags, 0, stack.size), 0)
-    task.do(batch)
-    _restore_scheduling(task.tid, record)
 
 
 def _restore_scheduling(tid: int, record: Thread) -> None:
@@ -162,15 +164,29 @@ def _restore_scheduling(tid: int, record: Thread) -> None:
         sched.set_io_priority_of(tid, wanted.io_priority)
 
 
-def restore_privileges(task: NewTask, record: Thread, translate: Translate) -> None:
-    """Credentials; afterwards the thread can do no more than it could before.
+def restore_rights(
+    process: RestoredProcess,
+    translator: Callable[[NewTask], Translate],
+    holders: Container[int],
+) -> None:
+    """Credentials and limits; afterwards the process can do no more than it could before.
 
     Args:
-        task: The thread.
-        record: What it was.
-        translate: What the thread's user namespace calls an id ("uid" or "gid") of the container.
+        process: All of its state that takes privileges is there.
+        translator: What a thread's user namespace calls an id ("uid" or "gid") of the container.
+        holders: The tasks that still have an end of the channel, which is closed.
     """
-    batch = Batch()
+    for task, thread in reversed(list(zip(process.tasks, process.record.threads, strict=True))):
+        batch = Batch()
+        if task.tid in holders:
+            batch.call("close", task.channel_fd)
+        _add_privileges(batch, task, thread, translator(task))
+        if task is process.leader:
+            _add_process_rights(batch, process.record)
+        task.do(batch)
+
+
+def _add_privileges(batch: Batch, task: NewTask, record: Thread, translate: Translate) -> None:
     wanted = record.credentials
     if task.identity is None:
         _add_ids(batch, wanted.uids, wanted.gids, wanted.groups)
@@ -180,7 +196,6 @@ def restore_privileges(task: NewTask, record: Thread, translate: Translate) -> N
     if record.parent_death_signal:
         # A change of credentials clears it.
         batch.call("prctl", PR_SET_PDEATHSIG, record.parent_death_signal)
-    task.do(batch)
 
 
 def restore_ids(task: NewTask, wanted: Credentials) -> None:
@@ -269,15 +284,10 @@ def _install(task: NewTask, thread: Thread, which: range, flags: int) -> None:
             raise RestoreError(f"thread {failed} cannot share a seccomp filter", reason="seccomp")
 
 
-def restore_dumpable(process: RestoredProcess) -> None:
-    """PR_SET_DUMPABLE, which a change of credentials resets; 2 cannot be set and means 0 here."""
-    process.leader.call("prctl", PR_SET_DUMPABLE, int(process.record.dumpable == 1))
-
-
 def flush_signals(task: NewTask) -> None:
     """Take every signal that the restore itself has caused, such as a zombie's SIGCHLD."""
     everything = struct.pack("<Q", 2**64 - 1)
-    while True:
+    while any(ptrace.peek_siginfo(task.tid, shared=shared) for shared in (False, True)):
         batch = Batch()
         taken = batch.call("rt_sigtimedwait", everything, 0, bytes(16), 8, may_fail=True)
         if task.do(batch)[taken] <= 0:

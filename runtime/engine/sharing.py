@@ -6,7 +6,7 @@ import threading
 from collections.abc import Sequence
 
 from runtime.engine.context import DumpContext
-from runtime.engine.dump_tasks import LiveProcess
+from runtime.engine.live_process import LiveProcess
 from runtime.kernel import kcmp, sysvipc
 
 FILES, FS, MM, SIGHAND, UNDO, IO = (

@@ -16,7 +16,7 @@ from runtime.engine.context import DumpContext
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Answers, Batch, Result, Tracee
 from runtime.errors import RestoreError
-from runtime.kernel import proc_task, ptrace, sched_core, user_desc
+from runtime.kernel import ptrace, sched_core, user_desc
 from runtime.kernel.numbers import NR
 from runtime.kernel.prctl import (
     PR_GET_MDWE,
@@ -34,6 +34,7 @@ from runtime.kernel.prctl import (
     PR_TIMER_CREATE_RESTORE_IDS,
     PR_TIMER_CREATE_RESTORE_IDS_GET,
 )
+from runtime.kernel.procfs import read_text
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class TaskQuestions:
             cpuid=cpuid,
             mce_kill=mce if mce >= 0 else 2,
             speculation=tuple(max(answers[result], 0) for result in self._speculation),
-            io_flusher=proc_task.stat(tid).flags & PF_IO_FLUSHER == PF_IO_FLUSHER,
+            io_flusher=context.stat(tid).flags & PF_IO_FLUSHER == PF_IO_FLUSHER,
             dispatch=UserDispatch(*dispatch) if dispatch[0] else None,
             segments=segments,
             core_group=sched_core.cookie(tid),
@@ -215,7 +216,7 @@ def _read_descriptors(leader: Tracee) -> bytes:
 
 def _read(pid: int, name: str) -> str:
     try:
-        return Path(f"/proc/{pid}/{name}").read_text().strip("\0\n ")
+        return read_text(f"/proc/{pid}/{name}").strip("\0\n ")
     except OSError:
         return ""  # this kernel has no such file, or the security module nothing to say
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 from runtime.kernel.away import call_away
+from runtime.kernel.procfs import read_bytes, read_text
 
 Line = tuple[int, int, int]
 """First id inside, first id in the parent namespace, how many."""
@@ -40,12 +40,12 @@ def read(fd: int) -> IdMaps:
 
 def _read_own() -> bytes:
     names = ("uid_map", "gid_map", "setgroups")
-    return b"\0".join(Path(f"/proc/self/{name}").read_bytes() for name in names)
+    return b"\0".join(read_bytes(f"/proc/self/{name}") for name in names)
 
 
 def of_process(pid: int, kind: str) -> tuple[Line, ...]:
     """A process's map ("uid" or "gid"), with the ids outside as we call them."""
-    return _parse(Path(f"/proc/{pid}/{kind}_map").read_text())
+    return _parse(read_text(f"/proc/{pid}/{kind}_map"))
 
 
 def _parse(text: str) -> tuple[Line, ...]:

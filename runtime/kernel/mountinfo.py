@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from runtime.kernel.escapes import unescape
+from runtime.kernel.procfs import read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Mount:
 
 def read_mounts(pid: int) -> list[Mount]:
     """The mounts that a task sees, in the kernel's order."""
-    return parse_mounts(Path(f"/proc/{pid}/mountinfo").read_bytes())
+    return parse_mounts(read_bytes(f"/proc/{pid}/mountinfo"))
 
 
 def parse_mounts(text: bytes) -> list[Mount]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from runtime.kernel.procfs import read_text
+
 
 class FdInfo(dict[str, list[str]]):
     """Lines of a fdinfo file by key; a key that repeats has several values."""
@@ -37,25 +39,13 @@ def fdinfo(pid: int, fd: int) -> FdInfo:
     Source: man 5 proc_pid_fdinfo.
     """
     info = FdInfo()
-    for line in _read(f"/proc/{pid}/fdinfo/{fd}").splitlines():
+    for line in read_text(f"/proc/{pid}/fdinfo/{fd}").splitlines():
         if line.startswith("inotify "):
             info.setdefault("inotify", []).append(line)
             continue
         key, _, value = line.partition(":")
         info.setdefault(key.strip(), []).append(value.strip())
     return info
-
-
-def _read(path: str) -> str:
-    # Plain system calls: a container may have ten thousand of these.
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(fd, 1 << 16):
-            parts.append(part)
-        return b"".join(parts).decode()
-    finally:
-        os.close(fd)
 
 
 def descriptors(pid: int) -> list[int]:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 
 from runtime.kernel.escapes import unescape
+from runtime.kernel.procfs import read_bytes
 
 _ENTRY = re.compile(
     rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
@@ -68,7 +68,7 @@ def mappings(pid: int) -> list[Mapping]:
 
     Source: man 5 proc_pid_smaps.
     """
-    text = Path(f"/proc/{pid}/smaps").read_bytes()
+    text = read_bytes(f"/proc/{pid}/smaps")
     found: list[Mapping] = []
     for match in _ENTRY.finditer(text):
         read, write, execute = match[3] == b"r", match[4] == b"w", match[5] == b"x"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+
+from runtime.kernel.procfs import read_bytes, read_text
 
 RLIM_INFINITY = 2**64 - 1
 
@@ -70,7 +71,7 @@ def stat(pid: int, tid: int | None = None) -> Stat:
         FileNotFoundError, ProcessLookupError: The task has exited.
     """
     where = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
-    text = Path(where).read_bytes()
+    text = read_bytes(where)
     # The name may hold spaces and parentheses: it ends at the last one.
     head, _, tail = text.rpartition(b") ")
     f = tail.split()
@@ -136,7 +137,7 @@ class Status:
 def status(pid: int, tid: int | None = None) -> Status:
     """Read /proc/PID/status, or a thread's."""
     where = f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status"
-    text = os.fsdecode(Path(where).read_bytes())
+    text = os.fsdecode(read_bytes(where))
     pairs = (line.partition(":\t") for line in text.splitlines())
     return Status({key: value for key, _, value in pairs})
 
@@ -144,7 +145,7 @@ def status(pid: int, tid: int | None = None) -> Status:
 def limits(pid: int) -> list[tuple[int, int, int]]:
     """Return (resource, soft, hard); prlimit(2) would need CAP_SYS_RESOURCE for other users'."""
     found = []
-    for line in Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]:
+    for line in read_text(f"/proc/{pid}/limits").splitlines()[1:]:
         number = _LIMITS.get(line[:25].strip())
         if number is None:
             continue
@@ -173,7 +174,7 @@ def children(pid: int, thread: int | None = None) -> list[int]:
     """
     found = []
     for tid in os.listdir(f"/proc/{pid}/task") if thread is None else (thread,):
-        text = Path(f"/proc/{pid}/task/{tid}/children").read_text()
+        text = read_text(f"/proc/{pid}/task/{tid}/children")
         found += [int(word) for word in text.split()]
     return sorted(found)
 
@@ -199,7 +200,7 @@ _TIMER = re.compile(
 
 def timers(pid: int) -> list[TimerInfo]:
     """The POSIX timers of a process; target ids as our pid namespace sees them."""
-    text = Path(f"/proc/{pid}/timers").read_text()
+    text = read_text(f"/proc/{pid}/timers")
     return [
         TimerInfo(
             timer_id=int(match[1]),
@@ -220,7 +221,7 @@ def clock_offsets(pid: int | str) -> tuple[int, int]:
     Source: man 7 time_namespaces.
     """
     offsets = {"monotonic": 0, "boottime": 0}
-    for line in Path(f"/proc/{pid}/timens_offsets").read_text().splitlines():
+    for line in read_text(f"/proc/{pid}/timens_offsets").splitlines():
         name, seconds, nanoseconds = line.split()
         offsets[name] = int(seconds) * 10**9 + int(nanoseconds)
     return offsets["monotonic"], offsets["boottime"]
@@ -231,4 +232,4 @@ def wait_channel(pid: int, tid: int) -> str:
 
     Source: man 5 proc_pid_wchan.
     """
-    return Path(f"/proc/{pid}/task/{tid}/wchan").read_text()
+    return read_text(f"/proc/{pid}/task/{tid}/wchan")

@@ -187,7 +187,7 @@ def get_regset(tid: int, kind: int, size: int) -> bytes:
     buffer = ctypes.create_string_buffer(size)
     vector = iovec(ctypes.addressof(buffer), size)
     _call("GETREGSET", PTRACE_GETREGSET, tid, kind, ctypes.addressof(vector))
-    return buffer.raw[: vector.iov_len]
+    return ctypes.string_at(buffer, vector.iov_len)
 
 
 def set_regset(tid: int, kind: int, data: bytes) -> None:

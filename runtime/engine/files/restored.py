@@ -90,6 +90,7 @@ class RestoredFiles:
         options: RestoreOptions,
         channel: socket.socket,
     ) -> None:
+        self._by_class: dict[type, list[Any]] = {}
         self._records = list(records)
         # The init may change its root before all files are open.
         self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -127,7 +128,10 @@ class RestoredFiles:
 
     def all_of(self, kind: type[R]) -> list[R]:
         """All records of a class."""
-        return [record for record in self._records if isinstance(record, kind)]
+        if not self._by_class:
+            for record in self._records:
+                self._by_class.setdefault(type(record), []).append(record)
+        return self._by_class.get(kind, [])
 
     def record_of(self, kind: type[R], number: int) -> R:
         """The record of a class with the id *number*."""

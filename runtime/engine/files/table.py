@@ -96,7 +96,8 @@ class FileTable:
         self.posix_queues: dict[tuple[int, int], int] = {}
         self.looks: dict[int, list[Look]] = {}
         self.at_last: list[Callable[[], Record]] = []
-        self._mapped: dict[tuple[str, int, int, int], int] = {}
+        self._by_path: dict[tuple[str, int, int, int], int] = {}
+        self._mapped: dict[tuple[str, tuple[int, int], int, int], int] = {}
         self._pidfds: dict[int, int] = {}
         self._file_ids: dict[tuple[int, int], int] = {}
         self._alike: dict[tuple[int | str, ...], list[int]] = {}
@@ -346,13 +347,14 @@ class FileTable:
     def add_mapped_file(self, pid: int, mapping: Mapping) -> int:
         """The file record behind a mapping."""
         writable = mapping.shared and "mw" in mapping.vm_flags
-        return self._add_path(
-            pid,
-            mapping.path,
-            f"/proc/{pid}/map_files/{mapping.map_file}",
-            os.O_RDWR if writable else os.O_RDONLY,
-            f"mapping {mapping.map_file}",
-        )
+        flags = os.O_RDWR if writable else os.O_RDONLY
+        # The device may be another than stat(2) says, but it tells files apart as well.
+        key = (mapping.path, mapping.device, mapping.inode, flags)
+        if key not in self._mapped:
+            magic = f"/proc/{pid}/map_files/{mapping.map_file}"
+            what = f"mapping {mapping.map_file}"
+            self._mapped[key] = self._add_path(pid, mapping.path, magic, flags, what)
+        return self._mapped[key]
 
     def mapped_socket(self, mapping: Mapping) -> int | None:
         """The record of an open socket behind a mapping: a packet socket's rings, for instance."""
@@ -389,9 +391,9 @@ class FileTable:
     def _add_path(self, pid: int, path: str, magic: str, flags: int, what: str) -> int:
         status = os.stat(magic)
         key = (path, status.st_dev, status.st_ino, flags)
-        if key in self._mapped:
-            return self._mapped[key]
-        file_id = self._mapped[key] = self.context.new_id()
+        if key in self._by_path:
+            return self._by_path[key]
+        file_id = self._by_path[key] = self.context.new_id()
         found = self.locate(f"{what} ({path})", pid, path, magic, status) or Located(path)
         self.records.append(
             RegularFile(
