@@ -55,3 +55,10 @@ class UndecidedError(MigrateError):
 
     exit_code = 46
     default_reason = "handover-undecided"
+
+
+class StoreError(WherryError):
+    """A store cannot be used as asked: missing, unreachable, locked, damaged."""
+
+    exit_code = 50
+    default_reason = "store-error"

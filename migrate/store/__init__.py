@@ -1,0 +1,1 @@
+"""Stores: many images whose equal chunks are kept once."""
