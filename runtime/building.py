@@ -26,6 +26,7 @@ from runtime.sandbox.launch import (
     exec_process,
 )
 from runtime.sandbox.overlay import Overlay
+from runtime.sandbox.own_file_system import OwnFileSystem
 from runtime.spec import Spec
 from runtime.starting import EXEC_FIFO
 from runtime.status import Status
@@ -76,6 +77,7 @@ class Builder:
     def _build(self, progress: Progress) -> None:
         request, directory = self._request, self.directory
         overlay = self._plan_overlay()
+        own = None if overlay is None else OwnFileSystem(overlay.upper.parent)
         self.cgroups = Cgroups.plan(request.cid, self._spec)
         with update_metadata(directory) as metadata:
             metadata.cgroups = self.cgroups.to_json()
@@ -83,8 +85,11 @@ class Builder:
             if request.monitor:
                 metadata.monitor = ProcessRef.of(os.getpid())
         self.cgroups.create()
+        if overlay is not None and own is not None:
+            overlay = overlay.mount_own(own)
         with update_metadata(directory) as metadata:
             metadata.cgroups_made = True
+            metadata.overlay = None if overlay is None else overlay.to_json()
         self.init = self._make_init(overlay, self.cgroups, progress)
         self._record_created(self.init)
         if request.pid_file is not None:

@@ -26,6 +26,7 @@ from runtime.engine.api import (
 from runtime.engine.network_hold import NetworkHold
 from runtime.errors import RefusedError
 from runtime.monitor_client import MonitorClient, MonitorGoneError
+from runtime.sandbox.overlay import Overlay
 from runtime.status import Status, require_status
 from runtime.worker import run_in_worker
 
@@ -180,9 +181,15 @@ def dump_target(
     options: CheckpointOptions | None = None,
     hold: NetworkHold | None = None,
 ) -> DumpTarget:
-    """The container as the engine sees it."""
+    """The container as the engine sees it.
+
+    Raises:
+        ContainerError: What it has changed cannot be seen from here.
+    """
     metadata = container.metadata
     assert metadata.init is not None
+    if metadata.overlay is not None:
+        Overlay.from_json(metadata.overlay).require_here()
     return DumpTarget(
         container_id=container.id,
         init_pid=metadata.init.pid,

@@ -20,6 +20,7 @@ from runtime.kernel import mount
 from runtime.metadata import STATE_FILE, STATE_LOCK, Metadata
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.process import ProcessRef
+from runtime.sandbox import own_file_system
 from runtime.sandbox.cgroups import Cgroups
 
 log = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ def _end_monitor(monitor: ProcessRef) -> None:
 def _unmount_below(directory: Path) -> None:
     """Unmount whatever is mounted in the directory, the last one first."""
     for target in reversed(mounts_below(directory)):
+        own_file_system.give_up(Path(target))
         try:
             mount.umount2(target, mount.MNT_DETACH)
         except OSError as exc:

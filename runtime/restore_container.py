@@ -127,7 +127,9 @@ class RestorePlan:
         with self._restore as restore, contextlib.closing(self._source):
             if overlay is not None:
                 overlay.make_directories()
-            restore.fill_overlay(None if overlay is None else str(overlay.upper))
+                restore.fill_overlay(str(overlay.upper), own=bool(overlay.file_system))
+            else:
+                restore.fill_overlay(None)
             monotonic_ns, boottime_ns = restore.clock_offsets()
             with _stub_file() as elf_fd:
                 stub = RestoreStub(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from runtime.kernel.loop import attach_loop
 from runtime.kernel.probes.cgroups import cgroup_mounts
 from tests.support import leftovers
 from tests.support.wait import wait_until
@@ -61,6 +62,17 @@ def test_finds_and_removes_a_mount(base: Path) -> None:
     assert _kinds(base, before) == {"mount"}
     leftovers.destroy(base, {}, before, dict(os.environ))
     assert leftovers.left_of_test(base, {}, before) == []
+
+
+@pytest.mark.needs_feature("own-ext4")
+def test_finds_a_loop_device(base: Path) -> None:
+    before = leftovers.our_descendants()
+    with (base / "file").open("wb+") as file:
+        file.truncate(1 << 20)
+        _, held = attach_loop(file.fileno())
+    assert _kinds(base, before) == {"loop device"}
+    os.close(held)
+    wait_until(lambda: not leftovers.left_of_test(base, {}, before), what="its end")
 
 
 @pytest.mark.needs_feature("cgroup-kill")

@@ -394,6 +394,7 @@ class Inode:
         device: Of a device node; an overlay's whiteout is device 0.
         link: Path of the earlier name of the same file, or empty.
         xattrs: Extended attributes; an overlay's own are among them.
+        number: Of the inode, st_ino; 0 if not known.
     """
 
     tree_id: int
@@ -409,3 +410,4 @@ class Inode:
     link: str = ""
     xattrs: tuple[tuple[str, bytes], ...] = ()
     atime_ns: int = 0
+    number: int = 0

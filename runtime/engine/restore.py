@@ -48,6 +48,7 @@ from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.hold_peers import hold_peers
 from runtime.engine.host_facts import clock_shift, clock_since, compare_hosts
+from runtime.engine.inode_numbers import Ext4Numbers
 from runtime.engine.install_files import (
     enter_directories,
     give,
@@ -183,8 +184,12 @@ class Restore:
 
     # Trees
 
-    def fill_overlay(self, upper: str | None) -> None:
+    def fill_overlay(self, upper: str | None, *, own: bool = False) -> None:
         """Put the files that the container had changed into a new overlay's upper directory.
+
+        Args:
+            upper: The directory; None for a container without an overlay.
+            own: It is in an ext4 of the container's own, where inode numbers can be chosen.
 
         Raises:
             RestoreError: The image carries such files, and *upper* is None.
@@ -198,7 +203,8 @@ class Restore:
                 reason="overlay-missing",
             )
         top = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._fill(TreeRestore(top, self._inodes(tree)))
+        numbers = Ext4Numbers(os.fstat(top).st_dev) if own else None
+        self._fill(TreeRestore(top, self._inodes(tree), numbers), "/")
 
     @staticmethod
     def _open_tmpfs(pid: int, tree: Tree) -> int:
@@ -224,9 +230,11 @@ class Restore:
     def _inodes(self, tree: Tree) -> list[Inode]:
         return [inode for inode in self._all(Inode) if inode.tree_id == tree.tree_id]
 
-    def _fill(self, restore: TreeRestore) -> None:
+    def _fill(self, restore: TreeRestore, path: str) -> None:
         try:
             restore.make()
+            if restore.renumbered:
+                log.info("%s: %d files have other inode numbers", path, restore.renumbered)
             for chunk in self._chunks_of(restore.objects):
                 restore.fill(chunk)
             restore.finish()
@@ -377,7 +385,7 @@ class Restore:
         for held in self._all(Tree):
             if held.kind == "tmpfs":
                 top = open_root(files, held) if held.fs_id else self._open_tmpfs(init.pid, held)
-                self._fill(TreeRestore(top, self._inodes(held)))
+                self._fill(TreeRestore(top, self._inodes(held)), held.path)
         for kind in load_sandbox_kinds():
             kind.arrange(files, [(p, r) for k, p, r in self._state if k is kind])
         files.arranged = True

@@ -17,6 +17,7 @@ from formats.records.files import Inode, Tree
 from formats.statefile import Chunk, ImageWriter
 from runtime.engine.context import DumpContext
 from runtime.engine.dump_memory import write_file_pages
+from runtime.engine.inode_numbers import AnyNumbers, Numbers
 from runtime.engine.xattrs import read_xattrs
 from runtime.errors import RestoreError
 
@@ -98,6 +99,7 @@ def _inode(
         device=status.st_rdev if stat.S_ISCHR(mode) or stat.S_ISBLK(mode) else 0,
         link=link,
         xattrs=read_xattrs(path),
+        number=status.st_ino,
     )
     return inode, status
 
@@ -126,11 +128,17 @@ class TreeRestore:
     Args:
         top: A descriptor for the directory, which is closed at the end.
         inodes: What to put there, directories before what they hold.
+        numbers: Chooses their inode numbers; closed once all are made.
+
+    Attributes:
+        renumbered: How many have another inode number than they had.
     """
 
-    def __init__(self, top: int, inodes: list[Inode]) -> None:
+    def __init__(self, top: int, inodes: list[Inode], numbers: Numbers | None = None) -> None:
         self._top = top
         self._inodes = inodes
+        self._numbers = numbers or AnyNumbers()
+        self.renumbered = 0
         self._by_object = {inode.object_id: inode for inode in inodes if inode.object_id}
         self._open: tuple[int, int] | None = None  # the file being filled: object id, descriptor
 
@@ -146,16 +154,25 @@ class TreeRestore:
 
     def make(self) -> None:
         """Create every directory, file, link and node, without contents and times."""
-        for inode in self._inodes:
-            directory, name = self._parent(inode.path)
-            try:
-                self._make_one(directory, name, inode)
-            except OSError as exc:
-                raise RestoreError(
-                    f"{inode.path}: {os.strerror(exc.errno or 0)} when it was put back"
-                ) from exc
-            finally:
-                os.close(directory)
+        try:
+            for inode in self._inodes:
+                self._make_inode(inode)
+        finally:
+            self._numbers.close()
+
+    def _make_inode(self, inode: Inode) -> None:
+        directory, name = self._parent(inode.path)
+        try:
+            self._make_one(directory, name, inode)
+            status = os.lstat(name, dir_fd=directory)
+            if inode.number not in (0, status.st_ino):
+                self.renumbered += 1
+        except OSError as exc:
+            raise RestoreError(
+                f"{inode.path}: {os.strerror(exc.errno or 0)} when it was put back"
+            ) from exc
+        finally:
+            os.close(directory)
 
     def _parent(self, path: str) -> tuple[int, str]:
         """Open the directory of *path*; returns it and the last name."""
@@ -188,6 +205,7 @@ class TreeRestore:
 
     def _create(self, directory: int, name: str, inode: Inode) -> None:
         mode = inode.mode
+        self._numbers.aim(0 if inode.link else inode.number)
         if stat.S_ISDIR(mode):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(name, 0o700, dir_fd=directory)

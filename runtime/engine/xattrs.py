@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import os
 
-# Marks that point at the lower layer by file handle: on another host they would lie.
+# Marks of an index of hard links, which points at other inodes by file handle. The origin of a
+# copied-up file, such a handle too, goes along: where the lower layer is another file system than
+# it names, the kernel looks past it; where it is the same, the file keeps the lower one's number.
 _LEFT_OUT = frozenset(
     f"{prefix}.overlay.{name}"
     for prefix in ("trusted", "user")
-    for name in ("origin", "uuid", "nlink", "upper", "index")
+    for name in ("uuid", "nlink", "upper", "index")
 )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.errors import ContainerError
+from runtime.kernel.ext4 import goal_file
 from runtime.kernel.mount import (
     MNT_DETACH,
     fsconfig_create,
@@ -22,7 +23,10 @@ from runtime.kernel.mount import (
     move_mount,
     umount2,
 )
+from runtime.sandbox.own_file_system import OwnFileSystem, is_mounted
 from runtime.sandbox.steps import step
+
+_FIRST_NUMBER = 16  # behind the inodes that ext4 has for itself
 
 
 class Overlay(NamedTuple):
@@ -33,12 +37,15 @@ class Overlay(NamedTuple):
         upper: Receives every change; belongs to the image at a checkpoint.
         work: The file system's own scratch space, on the same file system as *upper*.
         merged: Where ``mount()`` puts the result on the host.
+        file_system: "ext4" when the last three are in a file system of the container's own; see
+            ``own_file_system``.
     """
 
     lower: Path
     upper: Path
     work: Path
     merged: Path
+    file_system: str = ""
 
     @classmethod
     def below(cls, directory: Path, lower: Path) -> Overlay:
@@ -52,12 +59,50 @@ class Overlay(NamedTuple):
             "upper": str(self.upper),
             "work": str(self.work),
             "merged": str(self.merged),
+            "file_system": self.file_system,
         }
 
     @classmethod
     def from_json(cls, obj: dict[str, Any]) -> Overlay:
         """The overlay of a container's record."""
-        return cls(*(Path(obj[key]) for key in ("lower", "upper", "work", "merged")))
+        lower, upper, work, merged = (
+            Path(obj[key]) for key in ("lower", "upper", "work", "merged")
+        )
+        return cls(lower, upper, work, merged, str(obj.get("file_system") or ""))
+
+    def mount_own(self, own: OwnFileSystem) -> Overlay:
+        """Mount a file system of its own, where this host can, and make the directories.
+
+        Args:
+            own: Made for the directory that *upper* is in.
+
+        Returns:
+            The overlay that says so.
+        """
+        file_system = own.mount()
+        if not file_system:
+            self.make_directories()
+            return self
+        # ext4 spreads the directories at its top over the whole disk. Numbers that begin low
+        # are possible in a smaller file system as well.
+        goal = goal_file(self.upper.parent.stat().st_dev)
+        goal.write_text(str(_FIRST_NUMBER))
+        self.make_directories()
+        goal.write_text("0")
+        return self._replace(file_system=file_system)
+
+    def require_here(self) -> None:
+        """Make sure that we see the upper directory as the container does.
+
+        Raises:
+            ContainerError: Its file system is not mounted in our mount namespace.
+        """
+        if self.file_system and not is_mounted(self.upper.parent):
+            raise ContainerError(
+                f"{self.upper.parent}: the container's own file system is not mounted in this "
+                "mount namespace; run the command where the container was created",
+                reason="overlay-elsewhere",
+            )
 
     def make_directories(self) -> None:
         """Make the overlay's own directories, for the owner of the host only above the layers.
@@ -104,7 +149,9 @@ class Overlay(NamedTuple):
             fsconfig_string(fs_fd, "lowerdir", _escaped(lower))
         fsconfig_string(fs_fd, "upperdir", self.upper)
         fsconfig_string(fs_fd, "workdir", self.work)
-        fsconfig_string(fs_fd, "xino", "auto")
+        # Layers on two file systems: a number in its high bits says which, so that all files have
+        # one device. Lower files had another number without it once they are copied up.
+        fsconfig_string(fs_fd, "xino", "on" if self.file_system else "auto")
 
     def _explained(self, exc: OSError) -> ContainerError:
         why = os.strerror(exc.errno or 0).lower()

@@ -96,6 +96,15 @@ def mounts_of(needle: str) -> list[str]:
     return [line.split()[4] for line in reversed(lines) if needle in line]
 
 
+def loop_devices_of(base: Path) -> list[str]:
+    """Loop devices whose file is, or was, below *base*."""
+    return [
+        path.parts[3]
+        for path in Path("/sys/block").glob("loop*/loop/backing_file")
+        if os.fsencode(f"{base}/") in _read(path)
+    ]
+
+
 def cgroups() -> set[Path]:
     """All cgroup directories of this machine."""
     return {Path(path) for path, _, _ in os.walk(_CGROUP_ROOT)}
@@ -125,6 +134,7 @@ def left_of_test(base: Path, seen: Mapping[Path, int], before: set[int]) -> list
     pids = processes_of(base) | (our_descendants() - before)
     found += [Leftover("process", describe(pid)) for pid in sorted(pids)]
     found += [Leftover("mount", target) for target in mounts_of(str(base))]
+    found += [Leftover("loop device", name) for name in loop_devices_of(base)]
     found += [Leftover("cgroup", str(path)) for path in sorted(still_there(seen))]
     return found
 

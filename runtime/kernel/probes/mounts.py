@@ -8,6 +8,7 @@ import struct
 import tempfile
 from pathlib import Path
 
+from runtime.kernel.ext4 import find_mkfs
 from runtime.kernel.features import Need, UnavailableError, probe
 from runtime.kernel.libc import check, libc
 from runtime.kernel.probes.attempt import in_child, raw
@@ -86,6 +87,18 @@ _ATTEMPTS = {"overlay": _overlay, "mount_setattr": _mount_setattr, "open_tree": 
 )
 def _probe_overlayfs() -> str:
     return _in_private_tmpfs("overlay")
+
+
+@probe(
+    "own-ext4",
+    group=_GROUP,
+    used_for="inode numbers that are after a restore what they were before",
+    without_it="the files of a private overlay come back under other inode numbers",
+)
+def _own_ext4() -> str:
+    program = find_mkfs()
+    os.close(os.open("/dev/loop-control", os.O_RDWR | os.O_CLOEXEC))
+    return program
 
 
 @probe(

@@ -1,4 +1,4 @@
-"""A job that commits rows to SQLite: ``database.py DIRECTORY ROWS``.
+"""A job that commits rows to SQLite: ``database.py DIRECTORY ROWS JOURNAL``.
 
 After each commit the row's number goes to ``committed``, synced. Whatever happens to the job, a
 number in that file must be in the table, each row must be whole, and the running total right.
@@ -13,12 +13,12 @@ import sys
 import time
 from pathlib import Path
 
-directory, rows = Path(sys.argv[1]), int(sys.argv[2])
+directory, rows, journal = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 
 
 def main() -> None:
     database = sqlite3.connect(directory / "data.sqlite", isolation_level=None)
-    database.execute("PRAGMA journal_mode = WAL")
+    database.execute(f"PRAGMA journal_mode = {journal}")
     database.execute("PRAGMA wal_autocheckpoint = 50")
     database.execute("CREATE TABLE entry (id INTEGER PRIMARY KEY, text TEXT, digest TEXT)")
     database.execute("CREATE TABLE total (rows INTEGER, bytes INTEGER)")
