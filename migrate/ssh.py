@@ -92,6 +92,31 @@ class SshConnection:
             raise TransportError(f"cannot run {command!r} over there: {exc}") from exc
         return SshChannel(channel)
 
+    def is_alive(self) -> bool:
+        """Whether nothing has been noticed yet that ended the connection."""
+        return self._transport.is_active()
+
+    def sftp(self, timeout_s: float) -> paramiko.SFTPClient:
+        """Start an SFTP session, for one thread at a time.
+
+        Args:
+            timeout_s: How long to wait for an answer, here and later; then it is TimeoutError.
+
+        Raises:
+            TransportError: The connection broke, or the server has no SFTP.
+        """
+        try:
+            channel = self._transport.open_session(
+                window_size=WINDOW_SIZE, max_packet_size=MAX_PACKET_SIZE, timeout=30
+            )
+            channel.settimeout(timeout_s)
+            channel.invoke_subsystem("sftp")
+            return paramiko.SFTPClient(channel)
+        except (paramiko.SSHException, OSError, EOFError) as exc:
+            raise TransportError(
+                f"cannot begin an SFTP session over there: {exc or 'the server hung up'}"
+            ) from exc
+
     def forward(self, host: str, port: int) -> paramiko.Channel:
         """A TCP connection from the far host to another one."""
         try:

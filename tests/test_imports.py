@@ -32,7 +32,7 @@ HOMES = {
     "zstandard": ("formats",),
     "blake3": ("formats",),
     "pyseccomp": ("runtime/sandbox",),
-    "paramiko": ("migrate/ssh.py", "migrate/ssh", "migrate/transport"),
+    "paramiko": ("migrate/ssh.py", "migrate/ssh", "migrate/transport", "migrate/store/sftp.py"),
     "click": ("migrate/cli",),
     "rich": ("migrate/cli",),
     "psutil": ("runtime", "migrate"),

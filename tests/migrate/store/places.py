@@ -1,0 +1,107 @@
+"""Where the tests of this folder keep objects: a real server of each kind, and how to open it."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from migrate.store import sftp
+from migrate.store.backend import Backend
+from tests.support import leftovers
+from tests.support.store_servers import sshd
+
+_numbers = itertools.count()
+
+
+@dataclass(frozen=True)
+class Place:
+    """One server.
+
+    Attributes:
+        base_url: Where on it `fresh` makes its places.
+        opener: ``open_backend`` of its kind.
+        url_of_nobody: An address like it where nobody listens.
+        environment: What a client needs.
+        one_writer_wins: Whether the storage can tell which of two writers was first.
+        base_directory: Where the server keeps its files, when that means something.
+        url: The place itself.
+        litterer: Puts something there that is no object of a store.
+    """
+
+    base_url: str
+    opener: Callable[[str], Backend]
+    url_of_nobody: str
+    environment: Mapping[str, str]
+    one_writer_wins: bool = True
+    base_directory: Path = Path("/nonexistent")
+    url: str = ""
+    litterer: Callable[[Place], None] = field(default=lambda place: None)
+
+    def fresh(self) -> Place:
+        """A place on the server that nobody has used."""
+        return replace(self, url=f"{self.base_url}/t{next(_numbers)}")
+
+    @property
+    def directory(self) -> Path:
+        """The server's own directory of this place."""
+        return self.base_directory / self.url.rpartition("/")[2]
+
+    def open(self, url: str | None = None) -> Backend:
+        """A new client."""
+        return self.opener(url or self.url)
+
+    def litter(self) -> None:
+        """Leave things that other people could leave there."""
+        self.litterer(self)
+
+    def break_connections(self) -> None:
+        """Kill the processes that serve single SSH connections of ours."""
+        children = {
+            pid
+            for pid in leftovers.our_descendants()
+            if b"sshd: root" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        }
+        assert children
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def sftp_place(base: Path) -> Iterator[Place]:
+    """OpenSSH's sshd."""
+
+    def litter(place: Place) -> None:
+        (place.directory / ".config.0123").write_bytes(b"half of an obj")
+        (place.directory / "README").write_bytes(b"of somebody")
+        (place.directory / "link").symlink_to("/etc/passwd")
+        (place.directory / "a" / "b" / "c").mkdir(parents=True)
+        (place.directory / "a" / "b" / "c" / "d").write_bytes(b"too deep")
+
+    with sshd(base) as (port, home):
+        yield Place(
+            base_url=f"sftp://root@127.0.0.1:{port}{base}/stores",
+            opener=sftp.open_backend,
+            url_of_nobody="sftp://root@127.0.0.1:1/nowhere",
+            environment={"HOME": str(home), "SSH_AUTH_SOCK": ""},
+            base_directory=base / "stores",
+            litterer=litter,
+        )
+
+
+@contextlib.contextmanager
+def hostile_sftp_place(base: Path) -> Iterator[Place]:
+    """An SFTP server that lies, behind an honest sshd."""
+    program = Path(__file__).with_name("hostile_sftp.py")
+    with sshd(base, f"{sys.executable} {program}") as (port, home):
+        yield Place(
+            base_url=f"sftp://root@127.0.0.1:{port}",
+            opener=sftp.open_backend,
+            url_of_nobody="sftp://root@127.0.0.1:1/nowhere",
+            environment={"HOME": str(home), "SSH_AUTH_SOCK": ""},
+        )
