@@ -48,7 +48,7 @@ from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.hold_peers import hold_peers
 from runtime.engine.host_facts import clock_shift, clock_since, compare_hosts
-from runtime.engine.inode_numbers import Ext4Numbers
+from runtime.engine.inode_numbers import Ext4Numbers, TmpfsNumbers
 from runtime.engine.install_files import (
     enter_directories,
     give,
@@ -385,7 +385,7 @@ class Restore:
         for held in self._all(Tree):
             if held.kind == "tmpfs":
                 top = open_root(files, held) if held.fs_id else self._open_tmpfs(init.pid, held)
-                self._fill(TreeRestore(top, self._inodes(held)), held.path)
+                self._fill(TreeRestore(top, self._inodes(held), TmpfsNumbers(top)), held.path)
         for kind in load_sandbox_kinds():
             kind.arrange(files, [(p, r) for k, p, r in self._state if k is kind])
         files.arranged = True

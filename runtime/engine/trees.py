@@ -139,6 +139,7 @@ class TreeRestore:
         self._inodes = inodes
         self._numbers = numbers or AnyNumbers()
         self.renumbered = 0
+        self._aside: dict[str, str] = {}  # path to the name at the top that it has meanwhile
         self._by_object = {inode.object_id: inode for inode in inodes if inode.object_id}
         self._open: tuple[int, int] | None = None  # the file being filled: object id, descriptor
 
@@ -155,22 +156,48 @@ class TreeRestore:
     def make(self) -> None:
         """Create every directory, file, link and node, without contents and times."""
         try:
+            if self._numbers.ascending:
+                self._make_aside()
             for inode in self._inodes:
                 self._make_inode(inode)
         finally:
             self._numbers.close()
 
+    def _make_aside(self) -> None:
+        """Make every file in the order of the numbers, at the top under a name of its own.
+
+        A directory may be younger than what is in it, so places come later.
+        """
+        wanted = sorted((inode.number, inode) for inode in self._inodes if not inode.link)
+        for number, inode in wanted:
+            if not number or inode.path == "." or self._is_there(inode):
+                continue
+            name = f".wherry.{number}"
+            self._numbers.aim(number)
+            with _putting_back(inode):
+                self._create_new(self._top, name, inode)
+                self._numbers.made(os.lstat(name, dir_fd=self._top).st_ino)
+            self._aside[inode.path] = name
+
+    def _is_there(self, inode: Inode) -> bool:
+        """Whether the sandbox has made this one already, which then stays."""
+        try:
+            directory, name = self._parent(inode.path)
+        except OSError:  # its directory is not there yet
+            return False
+        try:
+            return self._same(directory, name, inode)
+        finally:
+            os.close(directory)
+
     def _make_inode(self, inode: Inode) -> None:
         directory, name = self._parent(inode.path)
         try:
-            self._make_one(directory, name, inode)
-            status = os.lstat(name, dir_fd=directory)
+            with _putting_back(inode):
+                self._make_one(directory, name, inode)
+                status = os.lstat(name, dir_fd=directory)
             if inode.number not in (0, status.st_ino):
                 self.renumbered += 1
-        except OSError as exc:
-            raise RestoreError(
-                f"{inode.path}: {os.strerror(exc.errno or 0)} when it was put back"
-            ) from exc
         finally:
             os.close(directory)
 
@@ -204,16 +231,14 @@ class TreeRestore:
         self._set_xattrs(directory, name, inode)
 
     def _create(self, directory: int, name: str, inode: Inode) -> None:
-        mode = inode.mode
-        self._numbers.aim(0 if inode.link else inode.number)
-        if stat.S_ISDIR(mode):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(name, 0o700, dir_fd=directory)
+        aside = self._aside.get(inode.path)
+        if aside is not None:
+            self._clear(directory, name)
+            os.rename(aside, name, src_dir_fd=self._top, dst_dir_fd=directory)
             return
-        if not inode.link and self._same_node(directory, name, inode):
+        if not inode.link and self._same(directory, name, inode):
             return
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name, dir_fd=directory)
+        self._clear(directory, name)
         if inode.link:
             source, source_name = self._parent(inode.link)
             try:
@@ -226,29 +251,49 @@ class TreeRestore:
                 )
             finally:
                 os.close(source)
+        else:
+            if not self._numbers.ascending:
+                self._numbers.aim(inode.number)
+            self._create_new(directory, name, inode)
+
+    @staticmethod
+    def _clear(directory: int, name: str) -> None:
+        """Make room for a file; a directory in its place is an error."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=directory)
+
+    @staticmethod
+    def _create_new(directory: int, name: str, inode: Inode) -> None:
+        mode = inode.mode
+        if stat.S_ISDIR(mode):
+            os.mkdir(name, 0o700, dir_fd=directory)
         elif stat.S_ISREG(mode):
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             fd = os.open(name, flags, 0o600, dir_fd=directory)
-            os.ftruncate(fd, inode.size)
-            os.close(fd)
+            try:
+                os.ftruncate(fd, inode.size)
+            finally:
+                os.close(fd)
         elif stat.S_ISLNK(mode):
             os.symlink(inode.target, name, dir_fd=directory)
         else:
             os.mknod(name, stat.S_IFMT(mode) | 0o600, inode.device, dir_fd=directory)
 
     @staticmethod
-    def _same_node(directory: int, name: str, inode: Inode) -> bool:
-        """Whether a node that the sandbox has made already is the one of the image."""
-        if not (stat.S_ISCHR(inode.mode) or stat.S_ISBLK(inode.mode)):
-            return False
+    def _same(directory: int, name: str, inode: Inode) -> bool:
+        """Whether what is there already (the sandbox has made it) is what the image has."""
         try:
             status = os.lstat(name, dir_fd=directory)
         except FileNotFoundError:
             return False
-        return (status.st_rdev, stat.S_IFMT(status.st_mode)) == (
-            inode.device,
-            stat.S_IFMT(inode.mode),
-        )
+        kind = stat.S_IFMT(inode.mode)
+        if stat.S_IFMT(status.st_mode) != kind:
+            return False
+        if kind == stat.S_IFLNK:
+            return os.readlink(name, dir_fd=directory) == inode.target
+        if kind in (stat.S_IFCHR, stat.S_IFBLK):
+            return status.st_rdev == inode.device
+        return kind == stat.S_IFDIR
 
     @staticmethod
     def _set_xattrs(directory: int, name: str, inode: Inode) -> None:
@@ -291,6 +336,16 @@ class TreeRestore:
                 )
             finally:
                 os.close(directory)
+
+
+@contextlib.contextmanager
+def _putting_back(inode: Inode) -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        raise RestoreError(
+            f"{inode.path}: {os.strerror(exc.errno or 0)} when it was put back"
+        ) from exc
 
 
 def write_runs(fd: int, chunk: Chunk, data: memoryview) -> None:

@@ -150,10 +150,13 @@ def _image_of(directory: Path) -> Path:
 
 
 def _size(directory: Path) -> int:
-    """As large as the host's file system, so that this is no limit of its own; a power of two."""
+    """What is free on the host, so that this is no limit of its own; a power of two.
+
+    Not the size of the host's disk: mkfs and each mount take time for every 128 MiB.
+    """
     status = os.statvfs(directory)
-    wanted = status.f_blocks * status.f_frsize
-    return min(max(1 << (wanted - 1).bit_length(), _MIN_BYTES), _MAX_BYTES)
+    free = status.f_bavail * status.f_frsize
+    return min(max(1 << free.bit_length(), _MIN_BYTES), _MAX_BYTES)
 
 
 def _mount(device: str, directory: Path) -> None:

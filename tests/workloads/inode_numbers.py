@@ -44,20 +44,35 @@ def identities(tops: list[Path]) -> dict[Path, Identity]:
     return found
 
 
-with workload() as control, tempfile.TemporaryDirectory(dir=control) as own:
-    tops = [Path(own)]
+with (
+    workload() as control,
+    tempfile.TemporaryDirectory(dir=control) as own,
+    tempfile.TemporaryDirectory(dir="/dev/shm") as memory,
+):
+    tops = [Path(own), Path(memory)]
     for top in tops:
         make_files(top)
     script = Path(__file__)
     script.chmod(script.stat().st_mode & 0o7777)  # in an overlay: copies it up
-    lower = [script, script.parent, Path("/"), Path("/etc"), Path("/etc/passwd")]
-    before = identities(tops) | {path: identity(path) for path in lower}
+    others = [
+        Path("/dev"),
+        Path("/dev/null"),
+        Path("/dev/fd"),
+        Path("/dev/shm"),
+        script,
+        script.parent,
+        Path("/"),
+        Path("/etc"),
+        Path("/etc/passwd"),
+    ]
+    before = identities(tops) | {path: identity(path) for path in others}
     held = {path: path.open() for top in tops for path in top.glob("file*")}
 
     ready_then_go()
 
-    after = identities(tops) | {path: identity(path) for path in lower}
-    assert after == before, [(path, before.get(path), after[path]) for path in after]
+    after = identities(tops) | {path: identity(path) for path in others}
+    changed = {path: (before.get(path), found) for path, found in after.items()}
+    assert after == before, {path: pair for path, pair in changed.items() if len({*pair}) > 1}
     for path, file in held.items():
         assert os.path.samestat(os.fstat(file.fileno()), path.stat()), path
     for top in tops:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from formats.records.files import Inode, Tree
+from runtime.engine.inode_numbers import TmpfsNumbers
 from runtime.engine.restore import Restore
 from runtime.engine.trees import TreeRestore
 from runtime.errors import RestoreError
@@ -52,6 +56,46 @@ def test_does_not_follow_a_link_of_its_own(tmp_path: Path) -> None:
     with pytest.raises((RestoreError, OSError)):
         _make(top, link, _inode("d/f", stat.S_IFREG | 0o644))
     assert not list(outside.iterdir())
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> Iterator[Path]:
+    """A fresh tmpfs with room for the top and four files."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=5", "tmpfs", tmp_path], check=True)
+    try:
+        yield tmp_path
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+def _make_numbered(top: Path, numbers: dict[str, int]) -> int:
+    fd = os.open(top, os.O_RDONLY | os.O_DIRECTORY)
+    files = [
+        replace(_inode(path, stat.S_IFREG | 0o644), number=number)
+        for path, number in numbers.items()
+    ]
+    restore = TreeRestore(fd, files, TmpfsNumbers(fd))
+    try:
+        restore.make()
+        restore.finish()
+    finally:
+        restore.close()
+    return restore.renumbered
+
+
+def test_a_tmpfs_gets_its_numbers_even_when_they_fill_it(memory: Path) -> None:
+    numbers = {"a": 5, "b": 3, "c": 1000, "d": 999}
+    assert _make_numbered(memory, numbers) == 0
+    assert {path.name: path.stat().st_ino for path in memory.iterdir()} == numbers
+
+
+def test_numbers_of_a_tmpfs_that_would_take_too_long(
+    memory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _make_numbered(memory, {"a": 7, "b": 1 << 30, "c": 1 << 31}) == 2
+    assert (memory / "a").stat().st_ino == 7
+    assert sorted(path.name for path in memory.iterdir()) == ["a", "b", "c"]
+    assert "too many to repeat" in caplog.text
 
 
 @pytest.mark.parametrize("path", ["/../../..", "/proc/self/cwd", "/"])
