@@ -33,6 +33,8 @@ HOMES = {
     "blake3": ("formats",),
     "pyseccomp": ("runtime/sandbox",),
     "paramiko": ("migrate/ssh.py", "migrate/ssh", "migrate/transport", "migrate/store/sftp.py"),
+    "boto3": ("migrate/store/s3.py",),
+    "botocore": ("migrate/store/s3.py",),
     "click": ("migrate/cli",),
     "rich": ("migrate/cli",),
     "psutil": ("runtime", "migrate"),

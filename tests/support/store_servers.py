@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NamedTuple
+
+from moto.server import ThreadedMotoServer
 
 from tests.support.wait import wait_until
 
@@ -88,6 +94,72 @@ def docker_registry(base: Path) -> Iterator[int]:
             what="docker-registry",
         )
         yield int(ports[0])
+
+
+@contextlib.contextmanager
+def s3_server() -> Iterator[str]:
+    """moto's S3 over HTTP: no server of Debian's speaks S3 without a cluster behind it.
+
+    Yields:
+        Its URL.
+    """
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server.start()
+    try:
+        _, port = server.get_host_and_port()
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+class Answer(NamedTuple):
+    """What an HTTP server says; the body need not be as long as the headers claim."""
+
+    status: int
+    headers: dict[str, str] = {}
+    body: bytes = b""
+
+
+@contextlib.contextmanager
+def http_server(answer: Callable[[str, str, Mapping[str, str]], Answer]) -> Iterator[str]:
+    """A server that says what it is told to.
+
+    Args:
+        answer: Called with method, path with query, and headers of each request.
+
+    Yields:
+        Its URL.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def _respond(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            said = answer(self.command, self.path, dict(self.headers))
+            self.send_response(said.status)
+            for name, value in said.headers.items():
+                self.send_header(name, value)
+            if "Content-Length" not in said.headers:
+                self.send_header("Content-Length", str(len(said.body)))
+            self.send_header("Connection", "close")
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(said.body)
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _respond  # noqa: N815
+
+        def log_message(self, *_args: object) -> None:
+            """Nobody reads it."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @contextlib.contextmanager

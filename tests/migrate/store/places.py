@@ -11,10 +11,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from migrate.store import sftp
+import boto3
+
+from migrate.store import s3, sftp
 from migrate.store.backend import Backend
 from tests.support import leftovers
-from tests.support.store_servers import sshd
+from tests.support.store_servers import s3_server, sshd
 
 _numbers = itertools.count()
 
@@ -104,4 +106,38 @@ def hostile_sftp_place(base: Path) -> Iterator[Place]:
             opener=sftp.open_backend,
             url_of_nobody="sftp://root@127.0.0.1:1/nowhere",
             environment={"HOME": str(home), "SSH_AUTH_SOCK": ""},
+        )
+
+
+@contextlib.contextmanager
+def s3_place() -> Iterator[Place]:
+    """A bucket at moto's server; its conditional put looks first and writes then."""
+
+    def litter(place: Place) -> None:
+        key = place.url.partition("bucket/")[2].partition("?")[0]
+        for name in ("README", "folder/", "a/b/c/d", "Config"):
+            client.put_object(Bucket="bucket", Key=f"{key}/{name}", Body=b"other")
+        client.put_object(Bucket="bucket", Key=f"{key}x/config", Body=b"other")
+
+    with s3_server() as url:
+        environment = {
+            "AWS_ACCESS_KEY_ID": "nobody",
+            "AWS_SECRET_ACCESS_KEY": "nothing",
+            "AWS_ENDPOINT_URL": url,
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+            "AWS_MAX_ATTEMPTS": "1",
+        }
+        client = boto3.client(
+            "s3", endpoint_url=url, aws_access_key_id="x", aws_secret_access_key="y",
+            region_name="us-east-1",
+        )  # fmt: skip
+        client.create_bucket(Bucket="bucket")
+        yield Place(
+            base_url="s3://bucket/some/where",
+            opener=s3.open_backend,
+            url_of_nobody="s3://bucket/x?endpoint=http://127.0.0.1:1",
+            environment=environment,
+            one_writer_wins=False,
+            litterer=litter,
         )

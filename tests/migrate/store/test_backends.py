@@ -1,12 +1,15 @@
 """What every kind of storage does for a store, each on a real server on loopback.
 
-SFTP is OpenSSH's server.
+SFTP is OpenSSH's server; S3 is moto's, because Debian has none that runs by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,18 +17,19 @@ import pytest
 
 from formats.errors import WherryError
 from migrate.errors import StoreError
-from migrate.store import sftp
+from migrate.store import s3, sftp
 from migrate.store.backend import Backend, Entry
-from tests.migrate.store.places import Place, hostile_sftp_place, sftp_place
+from tests.migrate.store.places import Place, hostile_sftp_place, s3_place, sftp_place
+from tests.support.store_servers import Answer, http_server
 
-KINDS = ("sftp",)
+KINDS = ("sftp", "s3")
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Place]]:
     """A server of each kind."""
-    with sftp_place(tmp_path_factory.mktemp("sftp")) as first:
-        yield {"sftp": first}
+    with sftp_place(tmp_path_factory.mktemp("sftp")) as first, s3_place() as second:
+        yield {"sftp": first, "s3": second}
 
 
 @pytest.fixture(params=KINDS)
@@ -283,3 +287,121 @@ def test_sftp_names_that_lead_elsewhere(
         list(backend.entries())
     assert _reason(error) == "store-protocol"
     backend.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://",
+        "s3:///prefix",
+        "s3://key:secret@bucket/prefix",
+        "s3://bucket/prefix?endpoint=ftp://host",
+        "s3://bucket/prefix?endpoint=http://key:secret@host",
+        "s3://bucket/prefix?colour=red",
+    ],
+)
+def test_an_s3_url_that_makes_no_sense(url: str) -> None:
+    with pytest.raises(StoreError) as error:
+        s3.open_backend(url)
+    assert _reason(error) == "bad-store-url"
+    assert "secret" not in str(error.value)
+
+
+def _s3_listing(key: str, size: str) -> Answer:
+    return Answer(
+        200,
+        {"Content-Type": "application/xml"},
+        f"<ListBucketResult><Contents><Key>{key}</Key><Size>{size}</Size></Contents>"
+        "<IsTruncated>false</IsTruncated></ListBucketResult>".encode(),
+    )
+
+
+@contextlib.contextmanager
+def _s3_that_says(answer: Answer) -> Iterator[Backend]:
+    with http_server(lambda *_: answer) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        backend = s3.open_backend(f"s3://bucket/prefix?endpoint={url}")
+        yield backend
+        backend.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "wanted", "reason"),
+    [
+        (Answer(200, {"Content-Length": "100"}, b"x" * 10), (), "store-unreachable"),
+        (Answer(200, {"Content-Length": str(1 << 50)}, b"x"), (), "store-protocol"),
+        (Answer(200, {}, b"the whole object"), (4, 5), "store-protocol"),
+        (Answer(206, {"Content-Range": "bytes 0-4/16"}, b"the w"), (4, 5), "store-protocol"),
+        (Answer(206, {"Content-Range": "bytes 4-6/7"}, b"who"), (4, 5), "object-short"),
+        (Answer(206, {"Content-Range": "bytes 4-8/16"}, b"who"), (4, 5), "store-unreachable"),
+        (Answer(206, {"Content-Range": "bytes 4-8/16"}, b"whole o"), (4, 5), "store-protocol"),
+        (Answer(403, {}, b""), (), "store-denied"),
+        (Answer(404, {}, b"<Error><Code>NoSuchBucket</Code></Error>"), (), "store-error"),
+    ],
+)
+def test_s3_answers_that_are_lies(answer: Answer, wanted: tuple[int, ...], reason: str) -> None:
+    with _s3_that_says(answer) as backend, pytest.raises(StoreError) as error:
+        backend.get("config", *wanted)
+    assert _reason(error) == reason
+
+
+@pytest.mark.parametrize(
+    ("key", "size"),
+    [
+        ("prefix/../../etc/passwd", "3"),
+        ("prefix//etc/passwd", "3"),
+        ("elsewhere/config", "3"),
+        ("prefix/config", "-3"),
+    ],
+)
+def test_s3_names_that_lead_elsewhere(key: str, size: str) -> None:
+    with _s3_that_says(_s3_listing(key, size)) as backend, pytest.raises(StoreError) as error:
+        list(backend.entries())
+    assert _reason(error) == "store-protocol"
+
+
+def test_s3_without_conditions_looks_first() -> None:
+    """Some servers know no If-None-Match for a put."""
+    objects: set[str] = set()
+
+    def answer(method: str, path: str, headers: Mapping[str, str]) -> Answer:
+        if method == "PUT" and "If-None-Match" in headers:
+            return Answer(501, {}, b"<Error><Code>NotImplemented</Code></Error>")
+        if method == "PUT":
+            objects.add(path)
+            return Answer(200)
+        return Answer(200 if path in objects else 404)
+
+    with http_server(answer) as url, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+        backend = s3.open_backend(f"s3://bucket/prefix?endpoint={url}")
+        assert backend.put("config", b"one", replace=False)
+        assert not backend.put("config", b"two", replace=False)
+        backend.close()
+
+
+def test_s3_without_credentials(places: dict[str, Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in places["s3"].environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    backend = places["s3"].fresh().open()
+    with pytest.raises(StoreError) as error:
+        backend.get("config")
+    assert _reason(error) == "store-denied" and "AWS_ACCESS_KEY_ID" in str(error.value)
+    backend.close()
+
+
+@pytest.mark.parametrize(("kind", "library"), [("s3", "boto3")])
+def test_a_library_that_is_not_installed(
+    kind: str, library: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, library, None)
+    module = importlib.import_module(f"migrate.store.{kind}")
+    with pytest.raises(StoreError) as error:
+        module.open_backend(f"{kind}://host/path")
+    assert _reason(error) == "store-extra-missing"
+    assert f"pip install 'wherry[{kind}]'" in str(error.value)
