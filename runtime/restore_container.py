@@ -138,6 +138,7 @@ class RestorePlan:
                     monotonic_ns,
                     boottime_ns,
                     before_hooks=restore.hold_network,
+                    devices=restore.devices(),
                 )
                 try:
                     init = create_init(stub)

@@ -367,6 +367,7 @@ class Tree:
         fs_id: The file system, as `formats.records.mounts.MountPoint` names it; 0 for what is
             mounted on ``path``.
         root: Then, which of its directories the top is.
+        device: The st_dev that its files have inside; 0 if not known.
     """
 
     tree_id: int
@@ -374,6 +375,7 @@ class Tree:
     path: str
     fs_id: int = 0
     root: str = "/"
+    device: int = 0
 
 
 @record("inode")

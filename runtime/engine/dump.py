@@ -362,7 +362,8 @@ class _Dump:
     def _collect_trees(self) -> None:
         upper = self.target.overlay_upper
         if upper is not None:
-            self.trees.append(scan_tree(self.context, "overlay", "/", str(upper)))
+            device = os.stat(self.files.root).st_dev
+            self.trees.append(scan_tree(self.context, "overlay", "/", str(upper), seen_as=device))
         seen = set()
         if self.files.mounts.entries:
             for tops in self.files.mounts.trees.values():

@@ -206,6 +206,10 @@ class Restore:
         numbers = Ext4Numbers(os.fstat(top).st_dev) if own else None
         self._fill(TreeRestore(top, self._inodes(tree), numbers), "/")
 
+    def devices(self) -> dict[str, int]:
+        """The st_dev that the file systems of the sandbox had, by their mount points."""
+        return {tree.path: tree.device for tree in self._all(Tree) if tree.root == "/"}
+
     @staticmethod
     def _open_tmpfs(pid: int, tree: Tree) -> int:
         """The mount point of a tmpfs, which the new sandbox must have at the same place."""

@@ -46,7 +46,14 @@ class TreeDump:
 
 
 def scan_tree(
-    context: DumpContext, kind: str, path: str, top: str, *, fs_id: int = 0, root: str = "/"
+    context: DumpContext,
+    kind: str,
+    path: str,
+    top: str,
+    *,
+    fs_id: int = 0,
+    root: str = "/",
+    seen_as: int = 0,
 ) -> TreeDump:
     """List a tree; nothing below another mount is part of it.
 
@@ -57,10 +64,18 @@ def scan_tree(
         top: The directory as a path of ours.
         fs_id: Of the file system, where the mount point alone does not tell.
         root: Then, which directory of it *top* is.
+        seen_as: The st_dev that its files have inside, if that is not the one of *top*.
     """
-    tree = Tree(tree_id=context.new_id(), kind=kind, path=path, fs_id=fs_id, root=root)
-    dump = TreeDump(tree, top)
     device = os.stat(top).st_dev
+    tree = Tree(
+        tree_id=context.new_id(),
+        kind=kind,
+        path=path,
+        fs_id=fs_id,
+        root=root,
+        device=seen_as or device,
+    )
+    dump = TreeDump(tree, top)
     links: dict[tuple[int, int], str] = {}
     pending = ["."]
     while pending:

@@ -161,7 +161,8 @@ def _set_up(plan: InitPlan) -> Callable[[], None]:
     os.umask(0)
     place_stdio(plan.stdio)
     root_fd = _attach_root(plan)
-    mounter = Mounter(root_fd, plan.prepared, plan.hierarchies)
+    devices = {} if plan.restore is None else plan.restore.devices
+    mounter = Mounter(root_fd, plan.prepared, plan.hierarchies, devices)
     if not _joins_mounts(plan):
         mounter.mount_all(spec.mounts)
         make_devices(root_fd, devices_of(spec), plan.prepared.devices)

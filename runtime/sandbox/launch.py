@@ -190,6 +190,7 @@ def create_init(
             overlay=overlay,
             cgroups=cgroups,
             exec_fifo=exec_fifo if restore is None else None,
+            root_device=0 if restore is None else restore.devices.get("/", 0),
             host_devices=devices_of(spec) if spec.linux.namespace("user") is not None else (),
         ) as prepared:
             near, far = channel_pair()

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from runtime.kernel.anonymous_device import next_device
 from runtime.kernel.mount import (
     AT_EMPTY_PATH,
     AT_RECURSIVE,
@@ -44,11 +46,13 @@ class Mounter:
         root_fd: The container's root, attached.
         prepared: Sources from the host.
         hierarchies: The host's cgroup hierarchies, for mounts of type cgroup.
+        devices: The st_dev that tmpfs mounts shall have if possible, by their destination.
     """
 
     root_fd: int
     prepared: Prepared
     hierarchies: list[Hierarchy]
+    devices: Mapping[str, int] = field(default_factory=dict)
     _become_readonly: list[Mount] = field(default_factory=list)
 
     def mount_all(self, mounts: tuple[Mount, ...]) -> None:
@@ -99,7 +103,9 @@ class Mounter:
                     self._become_readonly.append(entry)
                 if entry.copy_up:
                     existing = open_inside(target, ".", os.O_RDONLY | os.O_DIRECTORY)
-            mount_on(target, entry.source or entry.fstype, entry.fstype, flags, data)
+            device = self.devices.get(entry.destination, 0) if entry.fstype == "tmpfs" else 0
+            with next_device(device):
+                mount_on(target, entry.source or entry.fstype, entry.fstype, flags, data)
         finally:
             os.close(target)
         mounted = open_inside(self.root_fd, entry.destination, os.O_RDONLY | os.O_DIRECTORY)

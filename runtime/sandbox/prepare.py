@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from runtime.kernel.anonymous_device import next_device
 from runtime.kernel.mount import (
     AT_EMPTY_PATH,
     AT_FDCWD,
@@ -90,6 +91,7 @@ def prepare(
     cgroups: Cgroups | None,
     exec_fifo: Path | None,
     host_devices: tuple[Device, ...],
+    root_device: int = 0,
 ) -> Iterator[Prepared]:
     """Open everything that *spec* takes from the host; it is closed again at the end.
 
@@ -98,6 +100,7 @@ def prepare(
         overlay: Give the container this overlay over its root file system.
         cgroups: The container's cgroups, for mounts of type cgroup.
         exec_fifo: The FIFO that the init waits on.
+        root_device: The st_dev that the overlay shall have if possible.
         host_devices: Devices whose nodes come from the host instead of from mknod.
 
     Raises:
@@ -116,7 +119,7 @@ def prepare(
                     namespace.kind, namespace.path
                 )
         if "mnt" not in prepared.namespaces:
-            prepared.root = _open_root(spec, overlay)
+            prepared.root = _open_root(spec, overlay, root_device)
         for mount in spec.mounts:
             if mount.bind:
                 prepared.binds[mount.index] = _open_bind(mount, spec.linux)
@@ -148,9 +151,10 @@ def _open_namespace(kind: str, path: str) -> int:
     return fd
 
 
-def _open_root(spec: Spec, overlay: Overlay | None) -> int:
+def _open_root(spec: Spec, overlay: Overlay | None, device: int) -> int:
     if overlay is not None and not overlay.mounted:
-        return overlay.attach()
+        with next_device(device):
+            return overlay.attach()
     rootfs = spec.rootfs if overlay is None else overlay.merged
     try:
         fd = open_tree(AT_FDCWD, rootfs, OPEN_TREE_CLONE | AT_RECURSIVE)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 CHANNEL_FD = 1000  # where the stub finds its channel
@@ -19,6 +19,7 @@ class RestoreStub(NamedTuple):
         boottime_offset_ns: The same for CLOCK_BOOTTIME.
         before_hooks: Called with the init's pid when its namespaces stand, before any hook has
             connected them with the outside.
+        devices: The st_dev that the root and tmpfs mounts shall have if possible, by their path.
     """
 
     elf_fd: int
@@ -26,3 +27,4 @@ class RestoreStub(NamedTuple):
     monotonic_offset_ns: int = 0
     boottime_offset_ns: int = 0
     before_hooks: Callable[[int], None] = lambda pid: None
+    devices: Mapping[str, int] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime.kernel.loop import backing_file
+from runtime.kernel.mount import fsconfig_create, fsopen
 from tests.support.command import WHERRY, Wherry
 from tests.support.leftovers import loop_devices_of
 from tests.support.wait import wait_until
@@ -144,3 +146,25 @@ def test_where_it_is_not_mounted_nothing_is_saved(wherry: Wherry, scratch: Path)
     assert not (scratch / "image").exists()
     assert wherry.status("one") == "running"
     wherry("delete", "--force", "one")
+
+
+def test_device_numbers_stay_where_they_are_free(wherry: Wherry, scratch: Path) -> None:
+    image = scratch / "image"
+    ask = ("stat", "-c", "%d", "/", "/tmp", "/dev", "/dev/shm")
+    # High numbers, which nobody else gets meanwhile.
+    with contextlib.ExitStack() as held:
+        for _ in range(100):
+            context = fsopen("tmpfs")
+            held.callback(os.close, context)
+            fsconfig_create(context)
+        start(wherry, "one")
+    before = wherry("exec", "one", *ask).stdout
+    wherry("checkpoint", "--image-path", image, "one")
+    wherry("delete", "one")
+    wherry("restore", "--detach", "--image-path", image, "two")
+    assert wherry("exec", "two", *ask).stdout == before
+    # Taken now: then it is another one.
+    wherry("restore", "--detach", "--image-path", image, "three")
+    assert not {*wherry("exec", "three", *ask).stdout.split()} & {*before.split()}
+    for cid in ("two", "three"):
+        wherry("delete", "--force", cid)
