@@ -20,8 +20,8 @@ def test_orphans_are_reaped(wherry: Wherry, scratch: Path) -> None:
 
 def test_services_are_restarted(wherry: Wherry, scratch: Path) -> None:
     need("dumb-init", "runsvdir", "s6-svscan")
-    # runsvdir knows its services by the numbers of their directories' inodes, which are another
-    # host's files to the container here: they stay what they are.
+    # runsvdir knows its services by the device and inode numbers of their directories, and a device
+    # number stays only where nobody else has it meanwhile. Those of a volume are the host's.
     services, inside = scratch / "services", scratch / "inside"
     services.mkdir()
     with load(wherry, scratch) as below:
