@@ -28,7 +28,6 @@ SAVED = (
         "containers that are in a user namespace themselves",
     ),
 )
-REFUSED = (("time-for-children", "two processes whose children go into the same time namespace"),)
 
 KINDS = ("user", "pid", "mnt", "net", "uts", "ipc", "cgroup", "time")
 OF_ZOMBIES = ("user", "pid")  # the rest is gone when a task has ended

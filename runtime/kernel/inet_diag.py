@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runtime.kernel.visit import visiting_path
+from runtime.kernel.netlink import NETLINK_SOCK_DIAG, Netlink, attributes
 
-NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+SOCK_DIAG_BY_FAMILY = 20  # include/uapi/linux/sock_diag.h
 
 # include/uapi/linux/inet_diag.h
 INET_DIAG_SHUTDOWN = 8
@@ -23,7 +18,6 @@ _ALL_STATES = 0xFFFFFFFF
 TCP_ESTABLISHED, TCP_SYN_SENT, TCP_SYN_RECV, TCP_FIN_WAIT1, TCP_FIN_WAIT2 = 1, 2, 3, 4, 5
 TCP_TIME_WAIT, TCP_CLOSE, TCP_CLOSE_WAIT, TCP_LAST_ACK, TCP_LISTEN, TCP_CLOSING = range(6, 12)
 
-_HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI48x")
 _MESSAGE = struct.Struct("=BBxxHH16s16sI8xIIIII")
 
@@ -66,49 +60,21 @@ def inet_sockets(path: str, protocol: int) -> list[InetInfo]:
     Source: man 7 sock_diag, include/uapi/linux/inet_diag.h.
     """
     found: list[InetInfo] = []
-    with visiting_path(path, "net"):
-        diag = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-        )
-    with diag:
+    with Netlink(NETLINK_SOCK_DIAG, path) as diag:
         for family in (socket.AF_INET, socket.AF_INET6):
             body = _REQUEST.pack(family, protocol, 1 << (INET_DIAG_SHUTDOWN - 1), _ALL_STATES)
-            length = _HEADER.size + len(body)
-            flags = NLM_F_REQUEST | NLM_F_DUMP
-            diag.send(_HEADER.pack(length, SOCK_DIAG_BY_FAMILY, flags, 1, 0) + body)
             try:
-                found += map(_info, _messages(diag))
+                found += (_info(message.body) for message in diag.dump(SOCK_DIAG_BY_FAMILY, body))
             except FileNotFoundError:  # how sock_diag says that it does not know the protocol
                 continue
     return found
-
-
-def _messages(diag: socket.socket) -> Iterator[bytes]:
-    while True:
-        data = diag.recv(1 << 18)
-        while data:
-            length, kind, _, _, _ = _HEADER.unpack_from(data)
-            body = data[_HEADER.size : length]
-            if kind == NLMSG_DONE:
-                return
-            if kind == NLMSG_ERROR:
-                (error,) = struct.unpack_from("i", body)
-                raise OSError(-error, f"sock_diag: {os.strerror(-error)}")
-            yield body
-            data = data[length + -length % 4 :]
 
 
 def _info(body: bytes) -> InetInfo:
     family, state, sport, dport, src, dst, _, _, rqueue, wqueue, uid, inode = _MESSAGE.unpack_from(
         body
     )
-    shutdown = 0
-    offset = _MESSAGE.size
-    while offset + 4 <= len(body):
-        length, kind = struct.unpack_from("HH", body, offset)
-        if kind == INET_DIAG_SHUTDOWN:
-            shutdown = body[offset + 4]
-        offset += length + -length % 4
+    said = dict(attributes(body[_MESSAGE.size :]))
     size = 4 if family == socket.AF_INET else 16
     return InetInfo(
         family=family,
@@ -119,7 +85,7 @@ def _info(body: bytes) -> InetInfo:
         send_queue=wqueue,
         uid=uid,
         inode=inode,
-        shutdown=shutdown,
+        shutdown=said.get(INET_DIAG_SHUTDOWN, b"\0")[0],
     )
 
 

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import struct
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runtime.kernel.visit import visiting_path
+from runtime.kernel.netlink import NETLINK_SOCK_DIAG, Netlink, attributes
 
-NETLINK_SOCK_DIAG = 4
-SOCK_DIAG_BY_FAMILY = 20
-NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
+SOCK_DIAG_BY_FAMILY = 20  # include/uapi/linux/sock_diag.h
 
 # include/uapi/linux/unix_diag.h
 UDIAG_SHOW_ALL = 0x7F
@@ -22,7 +18,6 @@ UNIX_DIAG_RQLEN, UNIX_DIAG_SHUTDOWN = 4, 6
 
 TCP_ESTABLISHED, TCP_CLOSE, TCP_LISTEN = 1, 7, 10  # include/net/tcp_states.h
 
-_HEADER = struct.Struct("IHHII")
 _REQUEST = struct.Struct("BBHIIIII")
 _MESSAGE = struct.Struct("BBBxIII")
 
@@ -64,42 +59,16 @@ def unix_sockets(path: str) -> dict[int, UnixInfo]:
 
     Source: man 7 sock_diag, include/uapi/linux/unix_diag.h.
     """
-    with _diag_socket(path) as diag:
-        request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, UDIAG_SHOW_ALL, 0, 0)
-        header = _HEADER.pack(
-            _HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 1, 0
-        )
-        diag.send(header + request)
-        return {info.inode: info for info in map(_unix_info, _messages(diag))}
-
-
-def _diag_socket(path: str) -> socket.socket:
-    """A socket that lives in a network namespace."""
-    with visiting_path(path, "net"):
-        return socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_SOCK_DIAG
-        )
-
-
-def _messages(diag: socket.socket) -> Iterator[bytes]:
-    while True:
-        data = diag.recv(1 << 17)
-        while data:
-            length, kind, _, _, _ = _HEADER.unpack_from(data)
-            body = data[_HEADER.size : length]
-            if kind == NLMSG_DONE:
-                return
-            if kind == NLMSG_ERROR:
-                (error,) = struct.unpack_from("i", body)
-                raise OSError(-error, f"sock_diag: {os.strerror(-error)}")
-            yield body
-            data = data[length + -length % 4 :]
+    request = _REQUEST.pack(socket.AF_UNIX, 0, 0, 0xFFFFFFFF, 0, UDIAG_SHOW_ALL, 0, 0)
+    with Netlink(NETLINK_SOCK_DIAG, path) as diag:
+        infos = (_unix_info(message.body) for message in diag.dump(SOCK_DIAG_BY_FAMILY, request))
+        return {info.inode: info for info in infos}
 
 
 def _unix_info(body: bytes) -> UnixInfo:
     _, kind, state, inode, _, _ = _MESSAGE.unpack_from(body)
     info = UnixInfo(inode, kind, state)
-    for attribute, value in _attributes(body[_MESSAGE.size :]):
+    for attribute, value in attributes(body[_MESSAGE.size :]):
         if attribute == UNIX_DIAG_NAME:
             info.name = value if value.startswith(b"\0") else value.rstrip(b"\0")
         elif attribute == UNIX_DIAG_VFS:
@@ -114,10 +83,3 @@ def _unix_info(body: bytes) -> UnixInfo:
         elif attribute == UNIX_DIAG_SHUTDOWN:
             info.shutdown = value[0]
     return info
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(data) >= 4:
-        length, kind = struct.unpack_from("HH", data)
-        yield kind, data[4:length]
-        data = data[length + -length % 4 :]
