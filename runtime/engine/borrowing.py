@@ -6,6 +6,8 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from runtime.engine import signals
 from runtime.engine.arch import current as arch
@@ -46,26 +48,63 @@ class Saved:
     dispatch: tuple[int, int, int, int]
 
 
+class Loan:
+    """A leader on loan.
+
+    Attributes:
+        saved: What it is to get back.
+    """
+
+    def __init__(self, leader: Tracee, saved: Saved) -> None:
+        self.saved = saved
+        self._leader = leader
+        self._borrowed = contextlib.ExitStack()
+        self._is_borrowed = False
+
+    def __enter__(self) -> Self:
+        self.take()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.give_back()
+
+    def take(self) -> None:
+        """Borrow the leader, unless it is."""
+        if not self._is_borrowed:
+            self._borrowed.enter_context(borrowed(self._leader, self.saved))
+            self._is_borrowed = True
+
+    def give_back(self) -> None:
+        """Before another task uses the scratch area, which has room for one state only."""
+        self._is_borrowed = False
+        self._borrowed.close()
+
+
 @contextlib.contextmanager
-def scratch_area(process: LiveProcess, leader: Tracee) -> Iterator[Saved]:
+def scratch_area(process: LiveProcess, leader: Tracee) -> Iterator[Loan]:
     """Borrow a leader and give it a scratch area, with a handler that brings it back should we die.
 
-    Gives what the leader is to get back. The pending SIGTRAPs of leader and process are held here
-    meanwhile.
+    The pending SIGTRAPs of leader and process are held here meanwhile.
     """
-    instruction = _find_syscall_instruction(process)
+    instruction = find_syscall_instruction(process.view, process.mappings)
     saved = look(leader)
     traps = shelved(leader, saved, shared=True)
-    with borrowed(leader, saved):
+    with Loan(leader, saved) as loan:
         map_scratch(leader, instruction, _scratch_address(process.mappings))
         process.sigtrap_action = b""
         try:
             leader.keep_state(saved.elsewhere, saved.xstate, saved.sigmask)
             process.sigtrap_action = _handle_traps(leader)
-            yield saved
+            yield loan
         finally:
             # A process that was killed meanwhile has nothing to be put back.
             with contextlib.suppress(ProcessLookupError, TaskVanishedError):
+                loan.take()
                 _remove(leader, process.sigtrap_action, traps)
 
 
@@ -169,17 +208,17 @@ def look(tracee: Tracee) -> Saved:
     )
 
 
-def _find_syscall_instruction(process: LiveProcess) -> int:
-    """Address of a system-call instruction in the process: in the vDSO, or in any code."""
-    code = [m for m in process.mappings if m.protection & proc_maps.PROT_EXEC]
+def find_syscall_instruction(tid: int, mappings: list[proc_maps.Mapping]) -> int:
+    """Address of a system-call instruction in a task's memory: in the vDSO, or in any code."""
+    code = [m for m in mappings if m.protection & proc_maps.PROT_EXEC]
     for mapping in sorted(code, key=lambda m: m.path != "[vdso]"):
         if mapping.start >= arch.TASK_SIZE or not mapping.protection & proc_maps.PROT_READ:
             continue
         length = min(mapping.end - mapping.start, 4 << 20)
-        found = process_vm.read(process.view, mapping.start, length).find(arch.SYSCALL_INSTRUCTION)
+        found = process_vm.read(tid, mapping.start, length).find(arch.SYSCALL_INSTRUCTION)
         if found >= 0:
             return mapping.start + found
-    raise LookupError(f"process {process.pid} has no system-call instruction in readable code")
+    raise LookupError(f"task {tid} has no system-call instruction in readable code")
 
 
 def _scratch_address(mappings: list[proc_maps.Mapping]) -> int:

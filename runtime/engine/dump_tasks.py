@@ -137,14 +137,16 @@ def check_tasks(context: DumpContext) -> None:
 def dump_process(context: DumpContext, process: LiveProcess, scopes: Scopes) -> None:
     """Fill in ``threads`` and ``answers`` of a live process."""
     leader, *others = context.frozen.threads(process.pid)
-    with undisturbed(), scratch_area(process, leader) as saved:
+    with undisturbed(), scratch_area(process, leader) as loan:
         asked = LeaderQuestions(context, process, leader, scopes)
         answers = leader.run(asked.batch)
         process.settings = asked.settings(answers)
         process.semaphore_undo = read_adjustments(context, leader, others)
-        process.threads.append(asked.of_thread(answers, saved))
+        process.threads.append(asked.of_thread(answers, loan.saved))
         process.answers = asked.of_process(answers)
-        process.pending = saved.shared_pending
+        process.pending = loan.saved.shared_pending
+        if others:
+            loan.give_back()
         for tracee in others:
             tracee.scratch = leader.scratch
             process.threads.append(
