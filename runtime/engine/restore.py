@@ -14,7 +14,6 @@ import logging
 import os
 import socket
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
@@ -26,9 +25,9 @@ from formats.records.files import Inode, Tree
 from formats.records.image import Host, Image
 from formats.records.memory import AddressSpace, SharedMemory, Vma
 from formats.records.sandbox import Namespace, TimeNamespace, UserNamespace
-from formats.records.task import Directories, Process
+from formats.records.task import Process
 from formats.statefile import Chunk, ImageReader
-from runtime.engine import restore_threads, task_settings
+from runtime.engine import restore_threads
 from runtime.engine.aio import restore_rings
 from runtime.engine.api import (
     Freezer,
@@ -48,11 +47,10 @@ from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.hold_peers import hold_peers
 from runtime.engine.host_facts import clock_shift, clock_since, compare_hosts
+from runtime.engine.image_records import Records
 from runtime.engine.inode_numbers import Ext4Numbers, TmpfsNumbers
 from runtime.engine.install_files import (
-    enter_directories,
     give,
-    install_descriptors,
     key_of,
     mapped_file,
     open_for_mapping,
@@ -62,15 +60,16 @@ from runtime.engine.mounts.sources import open_root
 from runtime.engine.new_namespaces import NewNamespaces
 from runtime.engine.new_task import NewTask, adopt
 from runtime.engine.placement import Placement, taken_ids
-from runtime.engine.remote import SCRATCH_SIZE, Batch, CallFailedError
+from runtime.engine.remote import Batch, CallFailedError
+from runtime.engine.restore_end import Completion
 from runtime.engine.restore_memory import (
     MemoryWriter,
     common_hole,
     finish_address_space,
     map_address_space,
 )
+from runtime.engine.restore_stream import ChunkStream
 from runtime.engine.restore_threads import RestoredProcess
-from runtime.engine.restore_timers import restore_timers
 from runtime.engine.restore_tree import INIT, ProcessTree, end_task
 from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
 from runtime.engine.terminal_restore import RestoredTerminals
@@ -104,25 +103,18 @@ class Restore:
     def __init__(
         self, reader: ImageReader, container_id: str, options: RestoreOptions | None = None
     ) -> None:
-        self._reader = reader
         self._cid = container_id
         self._options = options or RestoreOptions()
-        self._records: list[Record] = reader.records()
-        self._by_class: dict[type, list[Any]] = {}
-        for record in self._records:
-            self._by_class.setdefault(type(record), []).append(record)
-        self._chunks: Iterator[Chunk] = reader.chunks()
-        self._ahead: Chunk | None = None
-        self._stashed: dict[int, list[Chunk]] = {}
+        self._records = Records(reader.records())
+        self._stream = ChunkStream(reader)
         self.report = RestoreReport()
-        self.image = self._one(Image)
-        self._host = self._one(Host)
+        self.image = self._records.the(Image)
+        self._host = self._records.the(Host)
         self._files: RestoredFiles | None = None
         self._processes: list[RestoredProcess] = []
         self._places: list[Place] = []
         self._channel: socket.socket | None = None
         self._packet_lock: PacketLock | None = None
-        self._cores: dict[int, NewTask] = {}
         self._at_end = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -142,20 +134,6 @@ class Restore:
         if self._packet_lock is not None:
             self._packet_lock.remove()
         self._at_end.close()
-
-    # Records
-
-    def _all(self, kind: type[R]) -> list[R]:
-        return self._by_class.get(kind, [])
-
-    def _one(self, kind: type[R]) -> R:
-        found = self._all(kind)
-        if len(found) != 1:
-            raise RestoreError(
-                f"the image has {len(found)} {kind.__name__.lower()} records, not one",
-                reason="image-inconsistent",
-            )
-        return found[0]
 
     def check_host(self) -> None:
         """Compare this host with the image's.
@@ -194,7 +172,7 @@ class Restore:
         Raises:
             RestoreError: The image carries such files, and *upper* is None.
         """
-        tree = next((tree for tree in self._all(Tree) if tree.kind == "overlay"), None)
+        tree = next((tree for tree in self._records.all_of(Tree) if tree.kind == "overlay"), None)
         if tree is None:
             return
         if upper is None:
@@ -232,49 +210,18 @@ class Restore:
         return top
 
     def _inodes(self, tree: Tree) -> list[Inode]:
-        return [inode for inode in self._all(Inode) if inode.tree_id == tree.tree_id]
+        return [inode for inode in self._records.all_of(Inode) if inode.tree_id == tree.tree_id]
 
     def _fill(self, restore: TreeRestore, path: str) -> None:
         try:
             restore.make()
             if restore.renumbered:
                 log.info("%s: %d files have other inode numbers", path, restore.renumbered)
-            for chunk in self._chunks_of(restore.objects):
+            for chunk in self._stream.of(restore.objects):
                 restore.fill(chunk)
             restore.finish()
         finally:
             restore.close()
-
-    def _chunks_of(self, objects: frozenset[int]) -> Iterator[Chunk]:
-        """The next chunks of the stream, as long as they belong to *objects*."""
-        while (chunk := self._next_chunk()) is not None:
-            if chunk.object_id not in objects:
-                self._ahead = chunk
-                return
-            yield chunk
-
-    def _early_chunks(self, object_id: int) -> Iterator[Chunk]:
-        """The chunks of memory that a process must have before it makes children.
-
-        They come in about the order of births; what comes before its time waits in our memory.
-        """
-        yield from self._stashed.pop(object_id, ())
-        early = {space.early_id for space in self._spaces.values() if space.early_id}
-        found = False
-        while (chunk := self._next_chunk()) is not None:
-            if chunk.object_id == object_id:
-                found = True
-                self.report.memory_bytes += sum(length for _, length in chunk.runs)
-                yield chunk
-            elif chunk.object_id in early and not found:
-                self._stashed.setdefault(chunk.object_id, []).append(chunk)
-            else:
-                self._ahead = chunk
-                return
-
-    def _next_chunk(self) -> Chunk | None:
-        chunk, self._ahead = self._ahead, None
-        return chunk or next(self._chunks, None)
 
     # Tasks
 
@@ -332,8 +279,9 @@ class Restore:
         progress: Progress,
     ) -> None:
         began = time.monotonic_ns()
-        records = self._all(Process)
-        self._spaces = {space.mm_id: space for space in self._all(AddressSpace)}
+        records = self._records.all_of(Process)
+        self._spaces = {space.mm_id: space for space in self._records.all_of(AddressSpace)}
+        early = frozenset(space.early_id for space in self._spaces.values() if space.early_id)
         hole = common_hole(list(self._spaces.values()))
         stub = adopt(init.pid, init.go, hole, INIT)
         assert self._channel is not None
@@ -348,14 +296,14 @@ class Restore:
         files.packet_lock = self._packet_lock
         inheritance = Inheritance(
             self._spaces,
-            self._early_chunks,
+            lambda object_id: self._stream.early(object_id, early),
             lambda task: task.clear(hole),
             partial(self._open_early, files),
         )
         terminals = RestoredTerminals(files, stub, self._channel)
         homes = CgroupHomes(own.directories_by_hierarchy())
         self._at_end.callback(homes.close)
-        cgroups = CgroupRestore(self._all(Cgroup), homes)
+        cgroups = CgroupRestore(self._records.all_of(Cgroup), homes)
         cgroups.make()
         namespaces = self._namespaces = self._make_namespaces(records, init.pid, cgroups)
         placement = Placement(
@@ -386,14 +334,14 @@ class Restore:
         self._state = list(self._sandbox_state())
         for kind, place, held_there in self._state:
             kind.restore(files, place, held_there)
-        for held in self._all(Tree):
+        for held in self._records.all_of(Tree):
             if held.kind == "tmpfs":
                 top = open_root(files, held) if held.fs_id else self._open_tmpfs(init.pid, held)
                 self._fill(TreeRestore(top, self._inodes(held), TmpfsNumbers(top)), held.path)
         for kind in load_sandbox_kinds():
             kind.arrange(files, [(p, r) for k, p, r in self._state if k is kind])
         files.arranged = True
-        files.make_deleted(self._chunks_of)
+        files.make_deleted(self._stream.of)
         self._processes = [
             RestoredProcess(
                 record,
@@ -404,7 +352,7 @@ class Restore:
             if not record.zombie
         ]
         self._open_files(files)
-        self._owners = first_of(self._processes, lambda process: process.record.mm_id)
+        self._owners = _first_of_each_space(self._processes)
         for process in self._owners.values():
             self._map(process, files, born_with=process.record.mm_id in inheritance.mapped)
         self.report.tasks_ns = time.monotonic_ns() - began
@@ -413,12 +361,16 @@ class Restore:
         )
         self._load_contents(files, writer, progress)
         inheritance.copy_rest(writer)
-        if self._stashed:
-            raise RestoreError(
-                f"no process takes the memory of object {min(self._stashed)}",
-                reason="image-inconsistent",
-            )
-        self._finish(files, tree, records, hole)
+        for process in self._owners.values():
+            finish_address_space(process.leader, self._space(process), hole)
+        completion = Completion(files, self._processes, namespaces, self._host, hole)
+        completion.restore_state()
+        self._finish_files(files)
+        completion.restore_rights()
+        for record in records:
+            if record.zombie:
+                end_zombie(tree.tasks[record.pid], record, self._channel)
+        completion.hand_over()
         cgroups.finish()
         self.report.processes = len(records)
         self.report.tasks = sum(len(process.tasks) for process in self._processes)
@@ -428,11 +380,14 @@ class Restore:
     ) -> NewNamespaces:
         """Make what programs had made beside the sandbox's own."""
         namespaces = NewNamespaces(
-            self._all(Namespace), self._all(UserNamespace), self._all(TimeNamespace), init_pid
+            self._records.all_of(Namespace),
+            self._records.all_of(UserNamespace),
+            self._records.all_of(TimeNamespace),
+            init_pid,
         )
         self._at_end.callback(namespaces.close)
         threads = (thread for record in records for thread in record.threads)
-        roots = {record.ns_id: record.roots for record in self._all(CgroupNamespace)}
+        roots = {record.ns_id: record.roots for record in self._records.all_of(CgroupNamespace)}
         namespaces.make(
             {thread.time_for_children for thread in threads},
             lambda ns_id, pid: cgroups.enter(pid, roots.get(ns_id, ())),
@@ -441,12 +396,12 @@ class Restore:
 
     def _find_places(self, tree: ProcessTree) -> Iterator[Place]:
         """A task for each namespace whose state the image holds."""
-        for namespace in self._all(Namespace):
+        for namespace in self._records.all_of(Namespace):
             if namespace.external:
                 continue
             members = (
                 task
-                for record in self._all(Process)
+                for record in self._records.all_of(Process)
                 for task in tree.threads.get(record.pid, ())
                 if task.within[namespace.kind] == namespace.ns_id
             )
@@ -462,7 +417,7 @@ class Restore:
         for kind in load_sandbox_kinds():
             by_ns: dict[int, list[Record]] = {}
             for held in kind.records:
-                for record in self._all(held):
+                for record in self._records.all_of(held):
                     by_ns.setdefault(record.ns_id, []).append(record)
             for place in self._places:
                 if kind.namespace == place.kind and place.ns_id in by_ns:
@@ -502,6 +457,25 @@ class Restore:
                 kind, record = by_id[file_id]
                 pending += kind.references(record)
         return [found for file_id, found in by_id.items() if file_id in wanted]
+
+    def _finish_files(self, files: RestoredFiles) -> None:
+        """What files, namespaces and others can only be given when every task has its own."""
+        last: list[tuple[Kind, Record]] = []
+        for record in self._records:
+            kind: Kind | None = self._kinds.get(type(record))
+            if kind is not None and getattr(record, "file_id", 0) in files.fds:
+                if kind.own_flags:
+                    restore_flags(files, record)
+                if kind.finishes_last:
+                    last.append((kind, record))
+                else:
+                    kind.finish(files, record)
+        for kind, record in last:
+            kind.finish(files, record)
+        for sandbox_kind, place, held in self._state:
+            sandbox_kind.finish(files, place, held)
+        for step in files.last_steps:
+            step()
 
     # Memory
 
@@ -548,7 +522,7 @@ class Restore:
     ) -> None:
         began = time.monotonic_ns()
         objects = self._content_files(files)
-        huge = {s.object_id for s in self._all(SharedMemory) if s.huge_page_size}
+        huge = {s.object_id for s in self._records.all_of(SharedMemory) if s.huge_page_size}
         done = 0
 
         def put(chunk: Chunk, data: memoryview) -> None:
@@ -567,143 +541,15 @@ class Restore:
             done += len(data)
             progress("memory", done, 0)
 
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            put(ahead, memoryview(bytearray(ahead.unpack())))
-        self._reader.for_each_chunk(put)
-        self._reader.finish()
-        self.report.memory_bytes += done
+        self._stream.rest(put)
+        self.report.memory_bytes = self._stream.early_bytes + done
         self.report.memory_ns = time.monotonic_ns() - began
 
     def _content_files(self, files: RestoredFiles) -> dict[int, int]:
-        return {s.object_id: files.shared_memory(s.object_id) for s in self._all(SharedMemory)}
-
-    # The end
-
-    def _finish(
-        self, files: RestoredFiles, tree: ProcessTree, records: list[Process], hole: int
-    ) -> None:
-        assert self._channel is not None
-        for process in self._owners.values():
-            finish_address_space(process.leader, self._space(process), hole)
-        self._restore_directories(files)
-        for process in self._processes:
-            restore_threads.restore_state(process)
-        for process in self._processes:
-            for task, table in tables_of(process):
-                install_descriptors(task, table, self._channel, files)
-        self._second_step(files)
-        for kind, place, held in self._state:
-            kind.finish(files, place, held)
-        for step in files.last_steps:
-            step()
-        for process in self._processes:
-            settings = process.record.settings
-            task_settings.restore_settings(process.leader, settings, self._channel)
-        for process in self._processes:
-            for task, thread in zip(process.tasks, process.record.threads, strict=True):
-                task_settings.restore_task_settings(task, thread.settings, self._cores)
-            restore_threads.restore_filters(process)
-            restore_threads.restore_rights(process, self._translator, files.tables)
-        for record in records:
-            if record.zombie:
-                end_zombie(tree.tasks[record.pid], record, self._channel)
-        self._sharers = Counter(process.record.mm_id for process in self._processes)
-        # A stop is reported to the parent, who must still be able to swallow that: children first.
-        stopped = [process for process in reversed(self._processes) if process.record.stopped]
-        running = [process for process in self._processes if not process.record.stopped]
-        reported = [process for process in stopped if process.record.stop_reported]
-        for process in stopped:
-            self._settle_signals(process, reported)
-            self._hand_over(process, hole)
-            restore_threads.stop_process(process)
-        for process in running:
-            self._settle_signals(process, reported)
-        for process in running:
-            self._hand_over(process, hole)
-
-    def _restore_directories(self, files: RestoredFiles) -> None:
-        """Where tasks are, once for all that share it."""
-        assert self._channel is not None
-        done: set[int] = set()
-        for process in self._processes:
-            record = process.record
-            own = Directories(
-                record.fs_id,
-                record.cwd,
-                record.root,
-                record.cwd_file_id,
-                record.root_file_id,
-                record.umask,
-            )
-            for task, thread in zip(process.tasks, record.threads, strict=True):
-                wanted = thread.directories or own
-                if wanted.fs_id not in done:
-                    done.add(wanted.fs_id)
-                    enter_directories(task, wanted, self._channel, files)
-
-    def _translator(self, task: NewTask) -> Callable[[str, int], int]:
-        def translate(kind: str, number: int) -> int:
-            inside = self._namespaces.id_inside(task.within["user"], kind, number)
-            if inside is None:
-                raise RestoreError(
-                    f"task {task.ns_pid} has {kind} {number}, which its user namespace lacks",
-                    reason="image-inconsistent",
-                )
-            return inside
-
-        return translate
-
-    def _second_step(self, files: RestoredFiles) -> None:
-        last: list[tuple[Kind, Record]] = []
-        for record in self._records:
-            kind: Kind | None = self._kinds.get(type(record))
-            if kind is not None and getattr(record, "file_id", 0) in files.fds:
-                if kind.own_flags:
-                    restore_flags(files, record)
-                if kind.finishes_last:
-                    last.append((kind, record))
-                else:
-                    kind.finish(files, record)
-        for kind, record in last:
-            kind.finish(files, record)
-
-    @staticmethod
-    def _settle_signals(process: RestoredProcess, reported: list[RestoredProcess]) -> None:
-        for child in reversed(reported):
-            if child.record.ppid == process.record.pid:
-                restore_threads.swallow_stop(process, child)
-        for task in process.tasks:
-            restore_threads.flush_signals(task)
-        restore_threads.queue_signals(process)
-        restore_threads.end_leader(process)
-
-    def _hand_over(self, process: RestoredProcess, hole: int) -> None:
-        """From here on no batch can run in the process."""
-        assert self._files is not None
-        elapsed = clock_since(self._host, self._files.init.pid)
-        restore_timers(process.record, process.tasks, elapsed)
-        task_settings.restore_autogroup(process.leader, process.record.settings)
-        for task, thread in zip(process.tasks, process.record.threads, strict=True):
-            of_process = process.record.settings if task is process.leader else None
-            task_settings.restrict(task, thread.settings, of_process)
-        registers = [
-            restore_threads.resume_sleep(task, thread, elapsed)
-            for task, thread in zip(process.tasks, process.record.threads, strict=True)
-        ]
-        restore_threads.queue_traps(process)
-        self._sharers[process.record.mm_id] -= 1
-        if not self._sharers[process.record.mm_id]:
-            leader = process.leader
-            # The instruction vanishes under the call, which stops before the next one is fetched.
-            leader.call_at(leader.syscall_instruction, "munmap", hole, SCRATCH_SIZE)
-            leader.settle()
-        threads = process.record.threads
-        for task, thread, where in zip(process.tasks, threads, registers, strict=True):
-            restore_threads.restore_registers(task, thread, where)
-            task_settings.restore_dispatch(task, thread.settings)
-            if not process.record.stopped:
-                restore_threads.restore_sigmask(task, thread)
+        return {
+            s.object_id: files.shared_memory(s.object_id)
+            for s in self._records.all_of(SharedMemory)
+        }
 
     def release(self, cgroups: Freezer) -> None:
         """Freeze the container by its cgroup and let go of its tasks; it is *created* now."""
@@ -715,13 +561,11 @@ class Restore:
         self._processes = []
 
 
-def first_of(
-    processes: Iterable[RestoredProcess], key: Callable[[RestoredProcess], int]
-) -> dict[int, RestoredProcess]:
-    """The first process with each number."""
+def _first_of_each_space(processes: Iterable[RestoredProcess]) -> dict[int, RestoredProcess]:
+    """The first process with each address space."""
     found: dict[int, RestoredProcess] = {}
     for process in processes:
-        found.setdefault(key(process), process)
+        found.setdefault(process.record.mm_id, process)
     return found
 
 

@@ -8,13 +8,13 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from formats.records.codec import Record
 from formats.records.files import DeletedFile, MemFd, Pipe, RegularFile
 from formats.records.memory import SharedMemory
 from formats.records.task import Process
 from runtime.engine.api import RestoreOptions
 from runtime.engine.files.ghosts import Handles, fill_ghost, finish_ghost, make_ghosts
 from runtime.engine.files.mounts import open_inside
+from runtime.engine.image_records import Records
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
@@ -82,7 +82,7 @@ class RestoredFiles:
 
     def __init__(
         self,
-        records: Iterable[Record],
+        records: Records,
         *,
         root: str,
         stdio: tuple[int, int, int],
@@ -90,8 +90,7 @@ class RestoredFiles:
         options: RestoreOptions,
         channel: socket.socket,
     ) -> None:
-        self._by_class: dict[type, list[Any]] = {}
-        self._records = list(records)
+        self._records = records
         # The init may change its root before all files are open.
         self._root_fd = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         self.root = f"/proc/self/fd/{self._root_fd}"
@@ -128,10 +127,7 @@ class RestoredFiles:
 
     def all_of(self, kind: type[R]) -> list[R]:
         """All records of a class."""
-        if not self._by_class:
-            for record in self._records:
-                self._by_class.setdefault(type(record), []).append(record)
-        return self._by_class.get(kind, [])
+        return self._records.all_of(kind)
 
     def record_of(self, kind: type[R], number: int) -> R:
         """The record of a class with the id *number*."""

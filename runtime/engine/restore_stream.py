@@ -1,0 +1,81 @@
+"""The contents of an image in the order of the stream, given to whom they belong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from formats.statefile import Chunk, ImageReader
+from runtime.errors import RestoreError
+
+
+class ChunkStream:
+    """The chunks of an image, each taken once.
+
+    Args:
+        reader: The image; its records have been read.
+
+    Attributes:
+        early_bytes: What `early` has given out.
+    """
+
+    def __init__(self, reader: ImageReader) -> None:
+        self._reader = reader
+        self._chunks: Iterator[Chunk] = reader.chunks()
+        self._ahead: Chunk | None = None
+        self._stashed: dict[int, list[Chunk]] = {}
+        self.early_bytes = 0
+
+    def of(self, objects: Collection[int]) -> Iterator[Chunk]:
+        """The next chunks, as long as they belong to *objects*."""
+        while (chunk := self._next()) is not None:
+            if chunk.object_id not in objects:
+                self._ahead = chunk
+                return
+            yield chunk
+
+    def early(self, object_id: int, others: Collection[int]) -> Iterator[Chunk]:
+        """The chunks of memory that a process must have before it makes children.
+
+        They come in about the order of births; what comes before its time waits in our memory.
+
+        Args:
+            object_id: Of that memory.
+            others: All memory of this sort.
+        """
+        yield from self._stashed.pop(object_id, ())
+        found = False
+        while (chunk := self._next()) is not None:
+            if chunk.object_id == object_id:
+                found = True
+                self.early_bytes += sum(length for _, length in chunk.runs)
+                yield chunk
+            elif chunk.object_id in others and not found:
+                self._stashed.setdefault(chunk.object_id, []).append(chunk)
+            else:
+                self._ahead = chunk
+                return
+
+    def rest(self, put: Callable[[Chunk, memoryview], None]) -> None:
+        """Hand on all that is left, in several threads, to the end of the image.
+
+        Args:
+            put: Called with each chunk and its plain bytes.
+
+        Raises:
+            RestoreError: Something was there before its time, and nobody took it.
+            ImageError: The image is damaged.
+        """
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            put(ahead, memoryview(bytearray(ahead.unpack())))
+        self._reader.for_each_chunk(put)
+        self._reader.finish()
+        if self._stashed:
+            raise RestoreError(
+                f"no process takes the memory of object {min(self._stashed)}",
+                reason="image-inconsistent",
+            )
+
+    def _next(self) -> Chunk | None:
+        chunk, self._ahead = self._ahead, None
+        return chunk or next(self._chunks, None)
