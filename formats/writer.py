@@ -126,6 +126,13 @@ class ImageWriter:
                 self._write_chunk(job)
             self._pipeline.submit(Job(object_id, offset, tuple(runs), fill))
 
+    def settle(self) -> None:
+        """Write what is in flight: afterwards no `fill` of an earlier chunk runs any more."""
+        self._require_open()
+        with self._aborting():
+            while len(self._pipeline):
+                self._write_oldest()
+
     def finish(self) -> ImageSummary:
         """Write what is in flight, the index and the end; stop the threads.
 

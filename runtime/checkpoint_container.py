@@ -103,7 +103,7 @@ def _save(
         with (
             ImageWriter(file) as writer,
             NetworkHold() as hold,
-            dumping(container, writer, progress, options, hold) as report,
+            dumping(container, writer, progress, options, hold, goes_on=leave_running) as report,
         ):
             if not leave_running:
                 # Nothing is killed before its image can be read and is on the disk; and when it is,
@@ -159,6 +159,8 @@ def dumping(
     progress: Progress,
     options: CheckpointOptions,
     hold: NetworkHold,
+    *,
+    goes_on: bool = False,
 ) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
@@ -172,7 +174,10 @@ def dumping(
     from runtime.engine.dump import dumped
 
     target = dump_target(container, options, hold)
-    with freeze_lease(container.directory), dumped(target, writer, progress) as report:
+    with (
+        freeze_lease(container.directory),
+        dumped(target, writer, progress, goes_on=goes_on) as report,
+    ):
         yield report
 
 

@@ -97,7 +97,7 @@ class Pages:
         layout = self.space.layout
         return layout.start_stack, layout.start_code, self.space.exe_file_id
 
-    def own(self, *, early: bool) -> Iterator[PageRun]:
+    def own(self, *, early: bool = False) -> Iterator[PageRun]:
         """The pages to store: ahead of everything else, or with the rest."""
         runs = without(self.runs, [(start, start + size) for start, size in self.space.shared])
         if not self.space.early_id:

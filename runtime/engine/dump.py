@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from formats.records.codec import Record
@@ -45,12 +45,14 @@ from runtime.engine.kinship import Kinship
 from runtime.engine.live_process import LiveProcess
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.questions import credentials
+from runtime.engine.ranges import PageRun, intersection, without
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
 from runtime.engine.task_settings import check_label
 from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
+from runtime.engine.twins import WORTHWHILE, Twins, have_room, left_behind
 from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import proc_maps, proc_task
 from runtime.kernel.restart_block import restart_blocks
@@ -72,18 +74,31 @@ PASSING_TIMEOUT_S = 3.0
 
 @contextlib.contextmanager
 def dumped(
-    target: DumpTarget, writer: ImageWriter, progress: Progress = no_progress
+    target: DumpTarget,
+    writer: ImageWriter,
+    progress: Progress = no_progress,
+    *,
+    goes_on: bool = False,
 ) -> Iterator[DumpReport]:
     """Freeze a container and write it; the ``with`` block runs while it is still frozen.
 
     On entry the image is complete in the writer's sink. Inside the block the caller makes it
     durable and may kill the container. On the way out every task that is left goes on.
 
+    Args:
+        target: The container.
+        writer: Where its image goes; this finishes it.
+        progress: Told what is being done.
+        goes_on: The container goes on in any case. Then it need not stand still for as long as
+            its memory takes to be written (see `runtime.engine.twins`), and runs when the block
+            does.
+
     Raises:
         RefusedError: Something cannot be saved; names everything that was found.
         CheckpointError: The kernel refused a step, or a task did not stop.
     """
     report = DumpReport()
+    goes_on = goes_on and not target.cgroups.frozen  # a paused one does not care
     load_kinds()  # now, for the container waits for every import later
     load_sandbox_kinds()
     progress("freeze", 0, 0)
@@ -91,12 +106,17 @@ def dumped(
         dump = _freeze_and_look(held, target, report)
         with dump.watched():
             written = time.monotonic_ns()
-            dump.write(writer, progress)
+            dump.write_still(writer, progress)
+            if goes_on and dump.can_have_twins():
+                held.callback(dump.end_twins)
+                dump.make_twins(writer, progress)
+                dump.thaw()
+            dump.write_memory(writer, progress)
             writer.finish()
             report.write_ns = time.monotonic_ns() - written
         dump.close()
         yield report
-    report.frozen_ns = time.monotonic_ns() - dump.began
+    report.frozen_ns = report.frozen_ns or time.monotonic_ns() - dump.began
     log.info(
         "%s: froze in %.1f ms, looked for %.1f ms, wrote %d bytes of memory in %.1f ms",
         target.container_id,
@@ -136,7 +156,8 @@ def _freeze_and_look(held: contextlib.ExitStack, target: DumpTarget, report: Dum
             else:
                 report.freeze_ns = looked - began
                 report.collect_ns = time.monotonic_ns() - looked
-                held.push(section.pop_all())
+                dump.frozen = section.pop_all()
+                held.push(dump.frozen)
                 return dump
         time.sleep(min(0.001 * attempt, 0.02))
     raise AssertionError("itertools.count has an end")
@@ -158,6 +179,10 @@ class _Dump:
         self.scopes = Scopes(self.context)
         self.homes = CgroupHomes(target.cgroups.directories_by_hierarchy())
         self.cgroups = CgroupDump(self.context, self.homes)
+        self.frozen = contextlib.ExitStack()
+        self.twins = Twins(self.context)
+        self._done = self._total = 0  # bytes of memory
+        self._left: list[tuple[Pages, int, Iterable[PageRun]]] = []  # with the task to read from
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -391,8 +416,8 @@ class _Dump:
 
     # Writing
 
-    def write(self, writer: ImageWriter, progress: Progress) -> None:
-        """Put all records, then all contents, into the image."""
+    def write_still(self, writer: ImageWriter, progress: Progress) -> None:
+        """Put all records into the image, and all contents but most of the private memory."""
         target = self.target
         writer.add_record(
             Image(
@@ -423,43 +448,92 @@ class _Dump:
         self._write_contents(writer, progress)
 
     def _write_contents(self, writer: ImageWriter, progress: Progress) -> None:
-        done, total = 0, self._memory_size()
+        self._total = self._memory_size()
         for tree in self.trees:
             if tree.tree.kind == "overlay":  # needed before there is any process
                 write_tree(writer, tree)
         for pages in by_birth(self.spaces):
             if pages.space.early_id:
-                done = self._write_pages(writer, pages, progress, done, total, early=True)
+                runs, early_id = pages.own(early=True), pages.space.early_id
+                self._write_pages(writer, early_id, pages.pid, runs, progress, pages.related)
         for tree in self.trees:
             if tree.tree.kind != "overlay":
                 write_tree(writer, tree)
         for deleted, path in self.files.deleted.values():
             if stat.S_ISREG(deleted.mode) and not deleted.other_name:
                 self._write_file(writer, deleted, path)
-        progress("memory", done, total)
+        progress("memory", self._done, self._total)
         for shared, path in self.files.shared.values():
             fd = open_again(path)
             try:
-                done += dump_memory.write_shared_memory(writer, shared, fd)
+                self._done += dump_memory.write_shared_memory(writer, shared, fd)
             finally:
                 os.close(fd)
-            progress("memory", done, total)
-        for pages in self.spaces:
-            done = self._write_pages(writer, pages, progress, done, total, early=False)
-        self.report.memory_bytes = done
+            progress("memory", self._done, self._total)
+        self._left = [(pages, pages.pid, pages.own()) for pages in self.spaces]
 
-    @staticmethod
+    def can_have_twins(self) -> bool:
+        """Whether there is room for what the program writes to before its memory is stored."""
+        return have_room(self.target.cgroups, self._total)
+
+    def make_twins(self, writer: ImageWriter, progress: Progress) -> None:
+        """Have the private memory kept as it is; what cannot be is written at once."""
+        left = [(pages, pid, list(runs)) for pages, pid, runs in self._left]
+        self._left.clear()
+        wanted = [pid for _, pid, runs in left if self._deserves_twin(pid, runs)]
+        twins: dict[int, int | None] = {}
+        if wanted:
+            with self.twins.numbered_apart(self.records):
+                twins = {pid: self.twins.make(self.context.live[pid]) for pid in wanted}
+        for pages, pid, runs in left:
+            twin = twins.get(pid)
+            now = runs if twin is None else intersection(runs, left_behind(pages.space))
+            mm_id = pages.space.mm_id
+            self._write_pages(writer, mm_id, pid, now, progress, pages.related)
+            if twin is not None:
+                self._left.append((pages, twin, without(runs, left_behind(pages.space))))
+        writer.settle()
+
+    def _deserves_twin(self, pid: int, runs: Iterable[PageRun]) -> bool:
+        own = self.scopes.of(pid)
+        if own.pid_for_children or own.time_for_children:
+            return False  # it would be the first in a namespace, and its end that of the namespace
+        return sum(end - start for start, end, _ in runs) >= WORTHWHILE
+
+    def thaw(self) -> None:
+        """Let the program go on, and its peers talk to it."""
+        self.close()
+        self.frozen.close()
+        self.target.hold.release()
+        self.report.frozen_ns = time.monotonic_ns() - self.began
+
+    def end_twins(self) -> None:
+        """Remove the twins, when the program goes on."""
+        self.frozen.close()
+        self.twins.end(self.target.cgroups)
+
+    def write_memory(self, writer: ImageWriter, progress: Progress) -> None:
+        """Put the rest of the private memory into the image."""
+        for pages, pid, runs in self._left:
+            # To read a twin in the quick way would give it pages of its own.
+            gently = pages.related or pid != pages.pid
+            self._write_pages(writer, pages.space.mm_id, pid, runs, progress, gently)
+        self.report.memory_bytes = self._done
+
     def _write_pages(
-        writer: ImageWriter, pages: Pages, progress: Progress, done: int, total: int, *, early: bool
-    ) -> int:
-        object_id = pages.space.early_id if early else pages.space.mm_id
-        runs = pages.own(early=early)
-        base = done
+        self,
+        writer: ImageWriter,
+        object_id: int,
+        pid: int,
+        runs: Iterable[PageRun],
+        progress: Progress,
+        gently: bool,
+    ) -> None:
+        base = self._done
         write = dump_memory.write_private_pages
-        for added in write(writer, object_id, pages.pid, runs, gently=pages.related):
-            done = base + added
-            progress("memory", done, total)
-        return done
+        for added in write(writer, object_id, pid, runs, gently=gently):
+            self._done = base + added
+            progress("memory", self._done, self._total)
 
     @staticmethod
     def _write_file(writer: ImageWriter, deleted: DeletedFile, path: str) -> None:

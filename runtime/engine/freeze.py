@@ -48,7 +48,7 @@ FREEZER_PATIENCE_S = 0.02  # a task that the freezer cannot stop may still come 
 VFORK_TIMEOUT_S = 10.0  # for vfork children to come to their exec, over all attempts
 VFORK_PATIENCE_S = 0.2  # the same in the first attempt, with everybody else stopped
 _POLL_S = 0.0005
-_OPTIONS = ptrace.PTRACE_O_TRACESYSGOOD | ptrace.PTRACE_O_SUSPEND_SECCOMP
+OPTIONS = ptrace.PTRACE_O_TRACESYSGOOD | ptrace.PTRACE_O_SUSPEND_SECCOMP
 
 
 class Frozen:
@@ -120,7 +120,7 @@ class Frozen:
         """Let the stopped tasks of a process run on until `interrupt_all`."""
         freed = {tid for tid, tracee in self.tracees.items() if tracee.pid == pid} - self.moving
         for tid in freed:
-            ptrace.set_options(tid, _OPTIONS & ~ptrace.PTRACE_O_SUSPEND_SECCOMP)
+            ptrace.set_options(tid, OPTIONS & ~ptrace.PTRACE_O_SUSPEND_SECCOMP)
             ptrace.resume(tid)
         self.moving |= freed
         self.on_their_way |= freed
@@ -240,7 +240,7 @@ def _try_to_freeze(cgroups: Freezer, state: Frozen, container_id: str, *, was_fr
             _seize_all(cgroups, state, container_id)
             for tid, tracee in state.tracees.items():
                 if tid in state.let_go_once:
-                    ptrace.set_options(tid, _OPTIONS)
+                    ptrace.set_options(tid, OPTIONS)
                 else:
                     tracee.wait_channel = channels.get(tid, "")
         except BaseException:
@@ -331,7 +331,7 @@ def _seize_process(pid: int, state: Frozen, container_id: str, seen: set[int]) -
         if tid in seen:
             continue
         try:
-            ptrace.seize(tid, _OPTIONS)
+            ptrace.seize(tid, OPTIONS)
         except ProcessLookupError:
             fresh = True
             continue

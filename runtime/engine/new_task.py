@@ -67,7 +67,6 @@ class NewTask(Tracee):
         identity: The credentials whose ids it has taken before it could no more; None for none.
         memory: The address space of the image that it has by now, or was born with; 0 for none.
         max_files: Its hard limit of open files, which its soft limit is raised to.
-        born: Tasks it has made in its last batch, stopped, as our pid namespace sees them.
     """
 
     def __init__(self, tid: int, pid: int, ns_pid: int, *, scratch: int = 0) -> None:
@@ -76,22 +75,10 @@ class NewTask(Tracee):
         self.ids: tuple[int, ...] = (ns_pid,)
         self.within: dict[str, int] = {}
         self.identity: Credentials | None = None
-        self.born: list[int] = []
         self.memory = 0
         self.base: arch.Registers | None = None
         self.channel_fd = CHANNEL_FD
         self.max_files = 0
-
-    def on_event(self, stop: ptrace.Stop) -> None:
-        if stop.event in (
-            ptrace.PTRACE_EVENT_FORK,
-            ptrace.PTRACE_EVENT_VFORK,
-            ptrace.PTRACE_EVENT_CLONE,
-        ):
-            child = ptrace.event_message(self.tid)
-            first = ptrace.wait_stop(child)
-            assert first is not None
-            self.born.append(child)
 
     def do(self, batch: Batch) -> Answers:
         """Run a batch; nothing of the stub's registers is worth keeping."""

@@ -22,7 +22,7 @@ import logging
 import os
 import signal
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.engine.arch import current as arch
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ALL_BUT_TRAP = (2**64 - 1) & ~(1 << (signal.SIGTRAP - 1))
 
+_BIRTHS = (ptrace.PTRACE_EVENT_FORK, ptrace.PTRACE_EVENT_VFORK, ptrace.PTRACE_EVENT_CLONE)
 _ENTRY = struct.Struct("<8Q")
 _MASK = 2**64 - 1
 _MAX_ERRNO = 4095
@@ -216,6 +217,9 @@ class Tracee:
         pid: Its process, in our own pid namespace.
         scratch: Address of the scratch area in its address space, or 0.
         wait_channel: Where in the kernel it waited before it was frozen, as far as known.
+        born: Tasks it has made in batches while forks were traced, stopped, as our pid namespace
+            sees them.
+        on_birth: Called with each before the task goes on.
     """
 
     def __init__(self, tid: int, pid: int, *, scratch: int = 0) -> None:
@@ -223,6 +227,8 @@ class Tracee:
         self.pid = pid
         self.scratch = scratch
         self.wait_channel = ""
+        self.born: list[int] = []
+        self.on_birth: Callable[[int], None] = lambda tid: None
 
     # Registers
 
@@ -362,13 +368,25 @@ class Tracee:
             ptrace.resume(self.tid)
 
     def on_event(self, stop: ptrace.Stop) -> None:
-        """Called for stops that are not the batch's trap; the restorer listens for new tasks."""
-        log.debug("task %d: stop %#x during a batch", self.tid, stop.status)
+        """Called for stops that are not the batch's trap: it takes note of new tasks."""
+        if stop.event in _BIRTHS:
+            child = ptrace.event_message(self.tid)
+            first = ptrace.wait_stop(child)
+            assert first is not None
+            self.born.append(child)
+            self.on_birth(child)
+        else:
+            log.debug("task %d: stop %#x during a batch", self.tid, stop.status)
 
     @property
     def syscall_instruction(self) -> int:
         """Address of the system-call instruction within the batch code."""
         return self.scratch + arch.BATCH_CODE.index(arch.SYSCALL_INSTRUCTION)
+
+    def skip(self, call: Result) -> None:
+        """Have the batch that is under way do nothing in place of a call that is still to come."""
+        at = self.scratch + ENTRY_OFFSET + call.index * _ENTRY.size
+        process_vm.write(self.tid, at, struct.pack("<Q", NR["getpid"]))
 
     def write_code(self) -> None:
         """Put the batch code at the start of the scratch area, and the healer behind it."""

@@ -186,7 +186,7 @@ class Restore:
 
     def devices(self) -> dict[str, int]:
         """The st_dev that the file systems of the sandbox had, by their mount points."""
-        return {tree.path: tree.device for tree in self._all(Tree) if tree.root == "/"}
+        return {tree.path: tree.device for tree in self._records.all_of(Tree) if tree.root == "/"}
 
     @staticmethod
     def _open_tmpfs(pid: int, tree: Tree) -> int:

@@ -1,4 +1,5 @@
-/* New processes and threads get the numbers after those that were given before. */
+/* needs: container
+ * New processes and threads get the numbers after those that were given before. */
 #include "workload.h"
 
 #include <sys/syscall.h>
