@@ -16,7 +16,7 @@ of the plain bytes: the name under which a store keeps them once, however often 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from formats import wire
 from formats.compression import decompress, decompress_into
@@ -72,7 +72,18 @@ def unpack_meta(data: bytes, plain_size: int) -> ChunkMeta:
     Raises:
         ImageCorruptError: Malformed, or the runs do not add up to *plain_size*.
     """
-    value = wire.unpack(data)
+    meta = unpack_meta_value(wire.unpack(data))
+    found = sum([length for _, length in meta.runs])
+    if found != plain_size:
+        raise ImageCorruptError(
+            f"chunk {meta.offset:#x} of object {meta.object_id}: runs of {found} bytes for a body "
+            f"of {plain_size}"
+        )
+    return meta
+
+
+def unpack_meta_value(value: Any) -> ChunkMeta:
+    """Judge a meta that was unpacked already; ImageCorruptError when it is malformed."""
     if type(value) is not list or [type(item) for item in value] != [int, int, list, bytes]:
         raise ImageCorruptError("the meta of a chunk is malformed")
     object_id, offset, flat, chunk_id = value
@@ -83,8 +94,6 @@ def unpack_meta(data: bytes, plain_size: int) -> ChunkMeta:
     pairs = zip(flat[::2], flat[1::2], strict=True)
     runs = tuple((offset + start, length) for start, length in pairs)
     problem = runs_problem(offset, runs)
-    if problem is None and sum(flat[1::2]) != plain_size:
-        problem = f"runs of {sum(flat[1::2])} bytes for a body of {plain_size}"
     if problem is not None:
         raise ImageCorruptError(f"chunk {offset:#x} of object {object_id}: {problem}")
     return ChunkMeta(object_id, offset, runs, chunk_id)

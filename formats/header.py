@@ -33,11 +33,13 @@ HEADER_SIZE = 64
 # Feature flags by bit. A bit is never used for something else later.
 COMPATIBLE: dict[int, str] = {}
 INCOMPATIBLE: dict[int, str] = {}
-# Bits with a settled meaning that this version does not read; so it can refuse them by name.
+# Bits with a settled meaning that a state file never has; so its reader can refuse them by name.
 RESERVED_INCOMPATIBLE: dict[int, str] = {
     0: "encryption",  # bodies are sealed; needs a key
     1: "external-chunks",  # contents are in a store, not in this file
 }
+
+EXTERNAL_CHUNKS = 1 << 1  # formats.external reads and writes such images
 
 _FIXED = struct.Struct("<8sHH4xQQ24x")
 _CHECK_SIZE = 8
@@ -74,8 +76,12 @@ def pack_header(header: Header) -> bytes:
     return fixed + _check(fixed)
 
 
-def unpack_header(data: bytes) -> Header:
+def unpack_header(data: bytes, *, understood: int = 0) -> Header:
     """Read and judge the first 64 bytes of an image.
+
+    Args:
+        data: These bytes, or fewer when there are no more.
+        understood: Reserved incompatible flags that this reader knows what to do with.
 
     Raises:
         ImageCorruptError: Not an image, cut short, or damaged.
@@ -96,13 +102,13 @@ def unpack_header(data: bytes) -> Header:
         raise ImageCorruptError("the header is damaged; copy the image again")
     _, major, minor, compatible, incompatible = _FIXED.unpack_from(data)
     header = Header(major, minor, compatible, incompatible)
-    _judge(header)
+    _judge(header, understood)
     if _FIXED.pack(MAGIC, *header) != data[: _FIXED.size]:
         raise ImageCorruptError("a reserved byte of the header is not zero")
     return header
 
 
-def _judge(header: Header) -> None:
+def _judge(header: Header, understood: int) -> None:
     if header.major > MAJOR:
         raise ImageVersionError(
             f"format {header.major}.{header.minor} is newer than {MAJOR}.{MINOR}, "
@@ -110,7 +116,8 @@ def _judge(header: Header) -> None:
         )
     if header.major < MAJOR:
         raise ImageVersionError(f"format {header.major}.{header.minor} was never released")
-    unknown = [bit for bit in _bits(header.incompatible) if bit not in INCOMPATIBLE]
+    foreign = header.incompatible & ~understood
+    unknown = [bit for bit in _bits(foreign) if bit not in INCOMPATIBLE]
     if unknown:
         names = ", ".join(_feature_name(bit) for bit in unknown)
         raise ImageVersionError(

@@ -11,6 +11,7 @@ CHUNK_SIZE = 1 << 20  # bytes of address space that one chunk covers
 MAX_META_SIZE = 1 << 16  # bytes of a frame's meta
 MAX_BLOCK_SIZE = 32 << 20  # plain bytes of one records frame or index frame
 MAX_RUNS = 4096  # runs of one chunk
+MAX_INDEX_SIZE = 256 << 20  # plain bytes of the list of chunks of an image without contents
 
 # Records
 MAX_RECORDS = 1 << 22  # records of one image

@@ -33,7 +33,8 @@ class Job:
         body: The bytes to store, once done.
         compressed: Whether *body* is a zstd frame.
         chunk_id: BLAKE3 of the plain bytes.
-        digest: BLAKE3 of *body*.
+        digest: BLAKE3 of *body*, for those who store it in a frame.
+        known: Whether the chunk is stored already; then there is no *body*.
     """
 
     __slots__ = (
@@ -45,6 +46,7 @@ class Job:
         "compressed",
         "digest",
         "fill",
+        "known",
         "object_id",
         "offset",
         "plain_size",
@@ -65,6 +67,7 @@ class Job:
         self.fill = fill
         self.body: bytes | memoryview = b""
         self.compressed = False
+        self.known = False
         self.chunk_id = b""
         self.digest = b""
         self._buffer: bytearray | None = None
@@ -84,9 +87,22 @@ class Pipeline:
         level: zstd level.
         workers: Threads; with 0 a job is done within `submit`.
         limit: Jobs that may exist at once, at least one.
+        name_of: Gives plain bytes their name; called in the threads.
+        has: Tells of a name that its bytes are stored already, so that nobody needs to compress
+            them; called in the threads. Without it every job gets a body and the body's digest.
     """
 
-    def __init__(self, *, level: int, workers: int, limit: int) -> None:
+    def __init__(
+        self,
+        *,
+        level: int,
+        workers: int,
+        limit: int,
+        name_of: Callable[[memoryview], bytes] = digest_of,
+        has: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self._name_of = name_of
+        self._has = has
         self._level = level
         self._workers = workers
         self._limit = max(1, limit)
@@ -168,12 +184,18 @@ class Pipeline:
             buffer = self._borrow()
             plain = memoryview(buffer)[: job.plain_size]
             job.fill(plain)
-            job.chunk_id = digest_of(plain)
+            job.chunk_id = self._name_of(plain)
+            if self._has is not None and self._has(job.chunk_id):
+                job.known = True
+                self._buffers.append(buffer)
+                return
             packed = compressor.compress(plain)
             if packed is None:
                 job.body, job.digest, job._buffer = plain, job.chunk_id, buffer
             else:
-                job.body, job.digest, job.compressed = packed, digest_of(packed), True
+                job.body, job.compressed = packed, True
+                if self._has is None:
+                    job.digest = digest_of(packed)
                 self._buffers.append(buffer)
         except BaseException as exc:  # it is raised again in the caller's thread, by take()
             job._error = exc

@@ -41,6 +41,8 @@ class ImageReader:
     Every error's sentence starts with the name.
     """
 
+    _understood = 0  # incompatible feature flags
+
     def __init__(
         self, source: Source, *, name: str | None = None, more_follows: bool = False
     ) -> None:
@@ -51,7 +53,7 @@ class ImageReader:
         raw = bytearray(HEADER_SIZE)
         with self._named():
             size = self._frames.read_up_to(memoryview(raw))
-            self.header: Header = unpack_header(bytes(raw[:size]))
+            self.header: Header = unpack_header(bytes(raw[:size]), understood=self._understood)
         self._root = RootDigest(bytes(raw))
         self._records: list[Record] | None = None
         self._seen = _Seen()
@@ -182,12 +184,19 @@ class ImageReader:
         while (frame := self._next_of(FrameType.INDEX)) is not None:
             index.update(self._frames.read_plain(frame))
             index_frames += 1
+        matches = index.digest() == self._seen.index.digest()
+        return self._check_end(index_position, index_frames, matches)
+
+    def _check_end(
+        self, index_position: int, index_frames: int, index_matches: bool
+    ) -> ImageSummary:
+        """Compare the end frame, which comes next, with all that was seen."""
         end = self._ahead
         if end is None or end.head.type != FrameType.END:
             raise ImageCorruptError("the end frame is missing")
         summary = unpack_end(end.meta)
         check_root(end.meta, self._root)
-        if index.digest() != self._seen.index.digest():
+        if not index_matches:
             raise ImageCorruptError("the index does not match the chunks")
         seen = self._seen.summary(index_position, index_frames, self._frames.position, summary.root)
         if seen != summary:

@@ -49,12 +49,18 @@ class ImageWriter:
     Used as a context manager, it aborts unless it was finished.
     """
 
-    def __init__(self, sink: Sink, *, level: int = 1, workers: int = 2) -> None:
+    _incompatible = 0  # feature flags
+
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        level: int = 1,
+        workers: int = 2,
+    ) -> None:
         self._write = sink.write
         self._compressor = Compressor(level)
-        self._pipeline = Pipeline(
-            level=level, workers=workers, limit=max(1, workers * _JOBS_PER_WORKER)
-        )
+        self._pipeline = self._make_pipeline(level, workers, max(1, workers * _JOBS_PER_WORKER))
         self._position = 0
         self._sequence = 0
         self._block = bytearray()
@@ -62,7 +68,7 @@ class ImageWriter:
         self._record_frames = self._records = self._records_size = 0
         self._chunks = self._plain_bytes = self._stored_bytes = 0
         self._closed = False
-        header = pack_header(Header())
+        header = pack_header(Header(incompatible=self._incompatible))
         self._root = RootDigest(header)
         self._put(header)
 
@@ -168,6 +174,9 @@ class ImageWriter:
         self.abort()
 
     # Chunks
+
+    def _make_pipeline(self, level: int, workers: int, limit: int) -> Pipeline:
+        return Pipeline(level=level, workers=workers, limit=limit)
 
     @contextlib.contextmanager
     def _aborting(self) -> Iterator[None]:

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from runtime import sandbox_group
 from runtime.engine.api import (
@@ -33,6 +33,19 @@ from runtime.worker import run_in_worker
 if TYPE_CHECKING:
     from formats.statefile import ImageWriter, StateFile
     from runtime.container import Container
+
+
+class Carrier(Protocol):
+    """What a checkpoint writes its image into. Used in the worker alone, from begin to end."""
+
+    def opened(self) -> contextlib.AbstractContextManager[ImageWriter]:
+        """The writer, before anything is frozen; leaving the block gives up what is not there."""
+
+    def verify(self, progress: Progress) -> None:
+        """Read back what was written, and let it be durable: a program is to end for it."""
+
+    def commit(self, report: DumpReport) -> dict[str, Any]:
+        """Make the image appear; what the report of the checkpoint says of it."""
 
 
 def checkpoint(
@@ -61,13 +74,28 @@ def checkpoint(
         CheckpointError, ImageWriteError: It failed; the container goes on, no file has appeared.
         Interrupted: We were told to stop; the same holds.
     """
+    carrier = _FileCarrier(path)
+    return checkpoint_into(
+        container, carrier, leave_running=leave_running, progress=progress, options=options
+    )
+
+
+def checkpoint_into(
+    container: Container,
+    carrier: Carrier,
+    *,
+    leave_running: bool,
+    progress: Progress,
+    options: CheckpointOptions | None = None,
+) -> dict[str, Any]:
+    """As checkpoint, into whatever carries images."""
     with container.operation() as status:
         require_checkpoint(container, status)
 
         allow = options or CheckpointOptions()
 
         def save(report_progress: Progress) -> dict[str, Any]:
-            return _save(container, path, leave_running, report_progress, allow)
+            return _save(container, carrier, leave_running, report_progress, allow)
 
         report = run_in_worker(save, progress)
         if not leave_running:
@@ -92,16 +120,13 @@ def require_checkpoint(container: Container, status: Status) -> None:
 
 def _save(
     container: Container,
-    path: Path,
+    carrier: Carrier,
     leave_running: bool,
     progress: Progress,
     options: CheckpointOptions,
 ) -> dict[str, Any]:
-    from formats.statefile import ImageWriter, StateFile, verify_file
-
-    with StateFile(path) as file:
+    with carrier.opened() as writer:
         with (
-            ImageWriter(file) as writer,
             NetworkHold() as hold,
             dumping(container, writer, progress, options, hold, goes_on=leave_running) as report,
         ):
@@ -109,21 +134,43 @@ def _save(
                 # Nothing is killed before its image can be read and is on the disk; and when it is,
                 # the program must not go on, or it would do things that the image knows not of.
                 progress("verify", 0, 0)
-                with _syncing(file):
-                    verify_file(f"/proc/self/fd/{file.fileno()}", decode=False)
+                carrier.verify(progress)
                 progress("sync", 0, 0)
                 hold.abandon()
-                file.commit()
+                committed = carrier.commit(report)
                 hold.end()
                 container.cgroups.kill_all()
         if leave_running:
             # Writing to the disk takes its time; the program need not wait for that.
-            file.commit()
-    return {
-        **dataclasses.asdict(report),
-        "image": str(path),
-        "image_bytes": path.stat().st_size,
-    }
+            committed = carrier.commit(report)
+    return {**dataclasses.asdict(report), **committed}
+
+
+class _FileCarrier:
+    """A state file."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: StateFile | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[ImageWriter]:
+        from formats.statefile import ImageWriter, StateFile
+
+        with StateFile(self._path) as self._file, ImageWriter(self._file) as writer:
+            yield writer
+
+    def verify(self, progress: Progress) -> None:
+        from formats.statefile import verify_file
+
+        assert self._file is not None
+        with _syncing(self._file):
+            verify_file(f"/proc/self/fd/{self._file.fileno()}", decode=False)
+
+    def commit(self, report: DumpReport) -> dict[str, Any]:
+        assert self._file is not None
+        self._file.commit()
+        return {"image": str(self._path), "image_bytes": self._path.stat().st_size}
 
 
 @contextlib.contextmanager

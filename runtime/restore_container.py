@@ -37,14 +37,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-class ImageSource(Protocol):
+class Closable(Protocol):
+    """What a restore closes at its end."""
+
+    def close(self) -> None:
+        """Close it."""
+
+
+def _nothing() -> None:
+    pass
+
+
+class ImageSource(Closable, Protocol):
     """Where an image comes from: any binary file that reads into buffers."""
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Fill *buffer* or a part of it; the count of bytes, 0 at the end."""
-
-    def close(self) -> None:
-        """Close it."""
 
 
 class RestorePlan:
@@ -61,12 +69,13 @@ class RestorePlan:
     def __init__(
         self,
         restore: Restore,
-        source: ImageSource,
+        source: Closable,
         *,
         bundle: Path | None,
         spec: dict[str, Any] | None,
         name: str,
         path: str,
+        settle: Callable[[], None],
     ) -> None:
         image = restore.image
         metadata = image.metadata if isinstance(image.metadata, dict) else {}
@@ -88,6 +97,7 @@ class RestorePlan:
         self.bundle = bundle or Path(str(metadata.get("bundle") or "/"))
         self._restore = restore
         self._source = source
+        self._settle = settle
         self._name = name
         self._path = path
         self.sessions: list[ExecSession] = []
@@ -130,6 +140,8 @@ class RestorePlan:
                 restore.fill_overlay(str(overlay.upper), own=bool(overlay.file_system))
             else:
                 restore.fill_overlay(None)
+            # Only a process without threads may enter a time namespace, setns(2).
+            self._settle()
             monotonic_ns, boottime_ns = restore.clock_offsets()
             with _stub_file() as elf_fd:
                 stub = RestoreStub(
@@ -235,9 +247,36 @@ def plan_from_source(
     Raises:
         ImageError, RefusedError: As plan_restore.
     """
-    restore = Restore(ImageReader(source), name, options or RestoreOptions())
+    return plan_from_reader(
+        ImageReader(source), source, bundle, spec=spec, name=name, image=image, options=options
+    )
+
+
+def plan_from_reader(
+    reader: ImageReader,
+    source: Closable,
+    bundle: Path | None,
+    *,
+    spec: dict[str, Any] | None,
+    name: str,
+    image: str = "",
+    options: RestoreOptions | None = None,
+    settle: Callable[[], None] = _nothing,
+) -> RestorePlan:
+    """As plan_from_source, for whoever has an ImageReader of another kind.
+
+    Args:
+        reader: The image, at its start.
+        source: Closed at the end.
+        bundle, spec, name, image, options: As for plan_from_source.
+        settle: Called before the sandbox is made. No thread may run after it until contents are
+            asked for again.
+    """
+    restore = Restore(reader, name, options or RestoreOptions())
     restore.check_host()
-    return RestorePlan(restore, source, bundle=bundle, spec=spec, name=name, path=image)
+    return RestorePlan(
+        restore, source, bundle=bundle, spec=spec, name=name, path=image, settle=settle
+    )
 
 
 def _without_place(saved: dict[str, Any]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from runtime.errors import ContainerError
 if TYPE_CHECKING:
     from runtime.creation import CreateRequest
     from runtime.engine.api import RestoreOptions
+    from runtime.restore_container import RestorePlan
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -36,6 +37,7 @@ class CreateOptions:
     restore: Path | None
     no_monitor: bool
     give: RestoreOptions | None = None
+    snapshot: tuple[str, str] | None = None  # a store and what is to be restored from it
 
 
 _OPTIONS = (
@@ -115,6 +117,9 @@ def request_from(
         from runtime.restore_container import plan_restore
 
         plan = plan_restore(options.restore, options.bundle, cid, options.give)
+    elif options.snapshot is not None:
+        plan = _plan_snapshot(options.snapshot, options, cid)
+    if plan is not None:
         spec, bundle = plan.spec, plan.bundle
     else:
         from runtime.spec import load_spec
@@ -143,6 +148,17 @@ def request_from(
             restore=plan,
             progress=progress,
         )
+
+
+def _plan_snapshot(reference: tuple[str, str], options: CreateOptions, cid: str) -> RestorePlan:
+    from migrate.cli.store_options import opened
+    from migrate.store.carrier import plan_snapshot_restore
+    from migrate.store.config import Operation
+
+    url, wanted = reference
+    with opened(url, Operation.RESTORE) as store:
+        found = store.find(wanted)
+        return plan_snapshot_restore(store, found.snapshot_id, options.bundle, cid, options.give)
 
 
 def _check_preserved(count: int) -> None:

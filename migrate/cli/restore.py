@@ -10,6 +10,7 @@ import click
 from migrate.cli.create_request import CreateOptions
 from migrate.cli.engine_options import restore_options
 from migrate.cli.options import Settings, pass_settings
+from migrate.cli.store_options import require_url, split_reference, store_options
 
 if TYPE_CHECKING:
     from runtime.engine.api import RestoreOptions
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
 @click.option(
     "--image-path",
     type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
     help="The state file.",
 )
+@click.option(
+    "--latest",
+    metavar="JOB",
+    help="Restore the newest snapshot of this container, or with this tag; NEW-ID may be left out.",
+)
+@store_options
 @click.option(
     "--bundle",
     "-b",
@@ -33,12 +39,14 @@ if TYPE_CHECKING:
 @click.option("--pid-file", type=click.Path(path_type=Path), help="Write the init's pid here.")
 @click.option("--console-socket", type=click.Path(path_type=Path), help="Receives the terminal.")
 @restore_options
-@click.argument("cid", metavar="NEW-ID")
+@click.argument("names", metavar="[STORE:ID] NEW-ID", nargs=-1)
 @pass_settings
 def command(
     settings: Settings,
-    cid: str,
-    image_path: Path,
+    names: tuple[str, ...],
+    image_path: Path | None,
+    latest: str | None,
+    url: str | None,
     bundle: Path | None,
     detach: bool,
     keep: bool,
@@ -46,9 +54,14 @@ def command(
     console_socket: Path | None,
     give: RestoreOptions,
 ) -> int:
-    """Create a container from a state file, and let its program go on."""
+    """Create a container from a state file or a snapshot, and let its program go on.
+
+    A snapshot is STORE:ID, or ID in the store of --store. The id may be abbreviated; a tag, the id
+    of a container, CONTAINER@TIME (UTC) and "latest" work too, and mean the newest that fits.
+    """
     from migrate.cli.running import run_detached, run_in_foreground
 
+    snapshot, cid = _what_and_whereto(names, image_path, latest, url)
     options = CreateOptions(
         bundle=bundle,
         console_socket=console_socket,
@@ -57,10 +70,27 @@ def command(
         no_pivot=False,
         no_new_keyring=False,
         overlay=False,
-        restore=image_path.absolute(),
+        restore=None if image_path is None else image_path.absolute(),
         no_monitor=False,
         give=give,
+        snapshot=snapshot,
     )
     if detach:
         return run_detached(settings.root, cid, options)
     return run_in_foreground(settings.root, cid, options, keep=keep)
+
+
+def _what_and_whereto(
+    names: tuple[str, ...], image_path: Path | None, latest: str | None, url: str | None
+) -> tuple[tuple[str, str] | None, str]:
+    """The snapshot, if it is to be one, and the new container's id."""
+    given = [image_path is not None, latest is not None, len(names) == 2]
+    if sum(given) > 1 or len(names) > 2:
+        raise click.UsageError("give one of --image-path, --latest and STORE:ID, and one NEW-ID")
+    if latest is not None:
+        return (require_url(url), latest), names[0] if names else latest
+    if len(names) == 2:
+        return split_reference(names[0], url), names[1]
+    if image_path is None or not names:
+        raise click.UsageError("give --image-path FILE, --latest JOB or STORE:ID, and NEW-ID")
+    return None, names[0]

@@ -1,0 +1,271 @@
+"""Images without contents: the chunks are somewhere else, in a store, under their names.
+
+Such an image has the incompatible feature ``external-chunks``. Its records are those of a state
+file. It has no chunk frames; the index frames, put together, are the metas of the chunks in stream
+order (`formats.chunks`), msgpack values one after another. A chunk's plain size is the sum of its
+runs; its name leads to its bytes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+from formats import wire
+from formats.chunks import Chunk, ChunkMeta, pack_meta, unpack_meta_value
+from formats.compression import decompress, decompress_into
+from formats.errors import ImageCorruptError
+from formats.frames import FrameType, Source
+from formats.header import EXTERNAL_CHUNKS
+from formats.limits import CHUNK_SIZE, MAX_INDEX_SIZE
+from formats.manifest import ImageSummary
+from formats.pipeline import Job, Pipeline
+from formats.reader import ImageReader
+from formats.writer import ImageWriter, Sink
+
+_AHEAD = 16  # chunks that a source is told of at once; it has at most two such batches in hand
+
+Plain = bytes | bytearray | memoryview
+
+
+class ChunkKeeper(Protocol):
+    """Where a writer's chunks go."""
+
+    def name_of(self, plain: memoryview, /) -> bytes:
+        """The name of these plain bytes, 32 bytes. Called in several threads."""
+
+    def has(self, chunk_id: bytes, /) -> bool:
+        """Whether a chunk of this name is kept already. Called in several threads."""
+
+    def put(self, job: Job, /) -> None:
+        """Keep a chunk, or note that it is used when ``job.known``. Called in stream order."""
+
+
+class ExternalImageWriter(ImageWriter):
+    """As ImageWriter; chunks go to *keeper*, and the image to *sink* is what is left of it.
+
+    Args:
+        sink: Gets records, index and end.
+        keeper: Gets the chunks.
+        level, workers: As for ImageWriter.
+    """
+
+    _incompatible = EXTERNAL_CHUNKS
+
+    def __init__(
+        self, sink: Sink, keeper: ChunkKeeper, *, level: int = 1, workers: int = 2
+    ) -> None:
+        self._keeper = keeper
+        super().__init__(sink, level=level, workers=workers)
+
+    def _make_pipeline(self, level: int, workers: int, limit: int) -> Pipeline:
+        keeper = self._keeper
+        return Pipeline(
+            level=level, workers=workers, limit=limit, name_of=keeper.name_of, has=keeper.has
+        )
+
+    def _write_chunk(self, job: Job) -> None:
+        self._index.add(pack_meta(ChunkMeta(job.object_id, job.offset, job.runs, job.chunk_id)))
+        self._chunks += 1
+        self._plain_bytes += job.plain_size
+        self._keeper.put(job)
+
+
+class Body(NamedTuple):
+    """A chunk's bytes as they are kept.
+
+    Attributes:
+        data: One zstd frame, or the plain bytes.
+        compressed: Which of them.
+    """
+
+    data: Plain
+    compressed: bool
+
+
+class ChunkSource(Protocol):
+    """Where a reader's chunks come from. Called in several threads."""
+
+    def name_of(self, plain: Plain, /) -> bytes:
+        """As `ChunkKeeper.name_of`."""
+
+    def expect(self, chunk_ids: Sequence[bytes], /, *, background: bool) -> None:
+        """These will be fetched soon, about in this order.
+
+        Args:
+            chunk_ids: Their names.
+            background: Whether threads may be started for that.
+        """
+
+    def fetch(self, chunk_id: bytes, /) -> Body:
+        """The bytes kept under a name; `ExternalChunk` compares them with it."""
+
+    def settle(self) -> None:
+        """End all threads; what is wanted later starts them again."""
+
+
+class ExternalChunk(Chunk):
+    """One chunk of an image whose contents are elsewhere; its bytes come when they are asked for.
+
+    There is no digest of the stored bytes here: plain bytes are compared with the chunk's name,
+    which is better, for it also finds a chunk in another's place.
+    """
+
+    __slots__ = ("_plain_size", "_source")
+
+    def __init__(self, meta: ChunkMeta, source: ChunkSource) -> None:
+        self.object_id, self.offset, self.runs, self.chunk_id = meta
+        self._plain_size = sum([length for _, length in meta.runs])
+        self._source = source
+
+    @property
+    def plain_size(self) -> int:
+        return self._plain_size
+
+    @property
+    def stored_size(self) -> int:
+        """Nothing of it is in the image."""
+        return 0
+
+    @property
+    def compressed(self) -> bool:
+        return False
+
+    def unpack(self) -> bytes | bytearray | memoryview:
+        body = self._source.fetch(self.chunk_id)
+        plain = decompress(body.data, self.plain_size) if body.compressed else body.data
+        self.check_id(plain)
+        return plain
+
+    def unpack_into(self, buffer: bytearray | memoryview) -> memoryview:
+        plain = memoryview(buffer)[: self.plain_size]
+        body = self._source.fetch(self.chunk_id)
+        if body.compressed:
+            decompress_into(body.data, plain)
+        elif len(body.data) == self.plain_size:
+            plain[:] = body.data
+        else:
+            raise self._damaged()
+        self.check_id(plain)
+        return plain
+
+    def check(self) -> None:
+        self.unpack()
+
+    def check_id(self, plain: bytes | bytearray | memoryview) -> None:
+        if len(plain) != self.plain_size or self._source.name_of(plain) != self.chunk_id:
+            raise self._damaged()
+
+    def _damaged(self) -> ImageCorruptError:
+        return ImageCorruptError(
+            f"chunk {self.offset:#x} of object {self.object_id} is not what its name "
+            f"{self.chunk_id.hex()[:16]}… says"
+        )
+
+
+class ExternalImageReader(ImageReader):
+    """As ImageReader, for an image whose chunks *chunk_source* has.
+
+    Args:
+        source: The image.
+        chunk_source: Asked for nothing before the first chunk is taken.
+        name: What messages call the image.
+    """
+
+    _understood = EXTERNAL_CHUNKS
+
+    def __init__(self, source: Source, chunk_source: ChunkSource, *, name: str) -> None:
+        super().__init__(source, name=name)
+        if not self.header.incompatible & EXTERNAL_CHUNKS:
+            raise ImageCorruptError(f"{name}: an image with contents where none belong")
+        self._chunk_source = chunk_source
+        self._index_position = self._index_frames = self._index_size = 0
+        self._metas = self._for_each_meta()
+        self._window: deque[ChunkMeta] = deque()
+        self._lock = threading.Lock()
+
+    def for_each_meta(self) -> Iterator[ChunkMeta]:
+        """The chunks' metas that were not taken yet, without fetching anything."""
+        yield from self._window
+        self._window.clear()
+        yield from self._metas
+
+    def chunks(self) -> Iterator[Chunk]:
+        """As ImageReader's. No thread is started: a process without threads may do more."""
+        while (chunk := self._next_external(background=False)) is not None:
+            yield chunk
+
+    def for_each_chunk(
+        self,
+        consume: Callable[[Chunk, memoryview], None],
+        *,
+        workers: int = 2,
+        check_ids: bool = False,
+    ) -> None:
+        """As ImageReader's; names are always compared."""
+        errors: list[BaseException] = []
+
+        def run() -> None:
+            buffer = bytearray(CHUNK_SIZE)
+            try:
+                while not errors and (chunk := self._next_external(background=True)):
+                    with self._named():
+                        plain = chunk.unpack_into(buffer)
+                    consume(chunk, plain)
+            except BaseException as exc:  # raised again below
+                errors.append(exc)
+
+        threads = [
+            threading.Thread(target=run, name=f"wherry-fetch-{number}", daemon=True)
+            for number in range(max(1, workers))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._chunk_source.settle()
+        if errors:
+            raise errors[0]
+
+    def finish(self) -> ImageSummary:
+        """Read what is left of the list of chunks, and the end. Contents are not fetched."""
+        for _ in self.for_each_meta():
+            pass
+        with self._named():
+            return self._check_end(self._index_position, self._index_frames, True)
+
+    def _next_external(self, *, background: bool) -> ExternalChunk | None:
+        with self._lock:
+            if len(self._window) < _AHEAD:
+                batch = list(itertools.islice(self._metas, _AHEAD))
+                self._window += batch
+                if batch:
+                    names = [meta.chunk_id for meta in batch]
+                    self._chunk_source.expect(names, background=background)
+            return (
+                ExternalChunk(self._window.popleft(), self._chunk_source) if self._window else None
+            )
+
+    def _for_each_meta(self) -> Iterator[ChunkMeta]:
+        for _ in self.for_each_raw_record():
+            pass  # nobody asked for the rest of them; they are checked all the same
+        with self._named():
+            frame = self._next_of(FrameType.INDEX)
+            self._index_position = frame.position if frame else self._end_position()
+            while frame is not None:
+                self._index_frames += 1
+                self._index_size += frame.head.plain_size
+                if self._index_size > MAX_INDEX_SIZE:
+                    raise ImageCorruptError(f"a list of chunks of more than {MAX_INDEX_SIZE} bytes")
+                for value in wire.unpack_all(self._frames.read_plain(frame)):
+                    meta = unpack_meta_value(value)
+                    self._seen.chunks += 1
+                    self._seen.plain_bytes += sum([length for _, length in meta.runs])
+                    yield meta
+                frame = self._next_of(FrameType.INDEX)
+
+    def _end_position(self) -> int:
+        return self._ahead.position if self._ahead else 0

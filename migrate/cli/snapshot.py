@@ -1,0 +1,70 @@
+"""``wherry snapshot``: save a container into a store."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import click
+
+from migrate.cli.engine_options import checkpoint_options
+from migrate.cli.late_progress import late_progress
+from migrate.cli.options import Settings, pass_settings, print_json
+from migrate.cli.store_options import opened, store_options
+
+if TYPE_CHECKING:
+    from runtime.engine.api import CheckpointOptions
+
+log = logging.getLogger(__name__)
+
+
+@click.command("snapshot")
+@store_options
+@click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag it; may be repeated.")
+@click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
+@checkpoint_options
+@click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
+@click.argument("cid", metavar="CONTAINER")
+@pass_settings
+def command(
+    settings: Settings,
+    url: str | None,
+    tags: tuple[str, ...],
+    cid: str,
+    leave_running: bool,
+    allow: CheckpointOptions,
+    as_json: bool,
+) -> None:
+    """Save a running or paused container as a snapshot of a store.
+
+    The store keeps what its snapshots have in common once. Without --leave-running the container
+    has stopped afterwards. If anything fails, it runs on untouched and no snapshot appears.
+    """
+    from migrate.cli.human import human_bytes, human_time
+    from migrate.store.carrier import snapshot_container
+    from migrate.store.config import Operation
+    from migrate.store.snapshots import check_tag
+
+    checked = tuple(check_tag(tag) for tag in tags)
+    container = settings.load(cid)
+    store = opened(url, Operation.WRITE)
+    with late_progress("snapshot", quiet=as_json) as progress:
+        report = snapshot_container(
+            container,
+            store,
+            tags=checked,
+            leave_running=leave_running,
+            progress=progress,
+            options=allow,
+        )
+    for warning in report["warnings"]:
+        log.warning("%s: %s", cid, warning)
+    if as_json:
+        print_json(report)
+        return
+    made = report["snapshot"]
+    frozen = f", frozen for {human_time(report['frozen_ns'])}" if leave_running else ""
+    click.echo(
+        f"snapshot {made['id'][:8]} of {made['container_id']}: {human_bytes(made['plain_bytes'])}, "
+        f"{human_bytes(made['new_bytes'])} new{frozen}"
+    )

@@ -1,0 +1,112 @@
+"""``wherry store``: make stores, check them, and see what they hold."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import click
+
+from migrate.cli.options import print_json
+from migrate.cli.store_options import opened, require_url, store_options
+
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+
+
+@click.group("store")
+def command() -> None:
+    """Make, check, and look into stores of snapshots."""
+
+
+@command.command("init")
+@store_options
+@_JSON
+def init(url: str | None, as_json: bool) -> None:
+    """Make a store."""
+    from migrate.store.store import init_store
+
+    with init_store(require_url(url)) as store:
+        report = {
+            "store": store.url,
+            "id": store.config.store_id.hex(),
+            "encrypted": store.config.encrypted,
+        }
+    if as_json:
+        print_json(report)
+    else:
+        click.echo(f"{report['store']}: a store is ready")
+
+
+@command.command("check")
+@store_options
+@click.option("--read-data", is_flag=True, help="Also read all packs, and check every chunk.")
+@_JSON
+def check(url: str | None, read_data: bool, as_json: bool) -> int:
+    """Look for damage: missing, truncated and changed objects, and the snapshots they touch.
+
+    Exits with 0 when the store is whole, else with 1.
+    """
+    from migrate.cli.progress import progress_display
+    from migrate.store.check import check_store
+    from migrate.store.config import Operation
+
+    with opened(url, Operation.READ) as store, progress_display("check", quiet=as_json) as progress:
+        report = check_store(store, read_data=read_data, progress=progress)
+    if as_json:
+        print_json(
+            {
+                "ok": not report.damages,
+                "damages": [
+                    {
+                        "name": one.name,
+                        "reason": one.reason,
+                        "sentence": one.sentence,
+                        "snapshots": [snapshot.hex() for snapshot in one.snapshots],
+                    }
+                    for one in report.damages
+                ],
+                "notes": report.notes,
+                "snapshots": report.snapshots,
+                "packs": report.packs,
+                "chunks": report.chunks,
+                "read_bytes": report.read_bytes,
+            }
+        )
+        return 1 if report.damages else 0
+    for one in report.damages:
+        touched = ", ".join(snapshot.hex()[:8] for snapshot in one.snapshots) or "no snapshot"
+        said = one.sentence if one.name in one.sentence else f"{one.name} {one.sentence}"
+        click.echo(f"{said} [{one.reason}]; touches {touched}")
+    for note in report.notes:
+        click.echo(f"note: {note}")
+    click.echo(
+        f"{report.snapshots} snapshots, {report.packs} packs, {report.chunks} chunks: "
+        + (f"{len(report.damages)} damages" if report.damages else "whole")
+        + ("" if read_data else "; contents were not read (--read-data)")
+    )
+    return 1 if report.damages else 0
+
+
+@command.command("stats")
+@store_options
+@_JSON
+def stats(url: str | None, as_json: bool) -> None:
+    """Show how much a store holds, and how much its snapshots share."""
+    from migrate.cli.human import human_bytes
+    from migrate.store.config import Operation
+    from migrate.store.stats import read_stats
+
+    with opened(url, Operation.READ) as store:
+        found = read_stats(store)
+    if as_json:
+        ratios = {"dedup_ratio": round(found.dedup_ratio, 3), "ratio": round(found.ratio, 3)}
+        print_json(dataclasses.asdict(found) | ratios)
+        return
+    click.echo(
+        f"snapshots   {found.snapshots}\n"
+        f"contents    {human_bytes(found.plain_bytes)} in all snapshots\n"
+        f"unique      {human_bytes(found.unique_bytes)} in {found.chunks} chunks, shared "
+        f"{found.dedup_ratio:.2f} times\n"
+        f"stored      {human_bytes(found.stored_bytes)}, {found.ratio:.2f} times smaller than all\n"
+        f"unused      {human_bytes(found.unused_bytes)}, for wherry store prune\n"
+        f"on storage  {human_bytes(found.total_bytes)} in {found.packs} packs and other objects"
+    )

@@ -1,0 +1,129 @@
+"""A container's checkpoint straight into a store, and a restore out of one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from migrate.store.reading import open_snapshot
+from migrate.store.snapshots import Snapshot
+from migrate.store.store import Store
+from migrate.store.writer import SnapshotWriter, writing
+from runtime.checkpoint_container import checkpoint_into
+from runtime.container import Container
+from runtime.engine.api import CheckpointOptions, DumpReport, Progress, RestoreOptions
+from runtime.restore_container import RestorePlan, plan_from_reader
+
+
+class SnapshotCarrier:
+    """What a checkpoint needs to become a snapshot (runtime.checkpoint_container.Carrier)."""
+
+    def __init__(self, store: Store, tags: tuple[str, ...]) -> None:
+        self._store = store
+        self._tags = tags
+        self._writer: SnapshotWriter | None = None
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[SnapshotWriter]:
+        """Lock the store and read its index, before anything is frozen."""
+        with self._store, writing(self._store) as self._writer:
+            yield self._writer
+
+    def verify(self, progress: Progress) -> None:
+        """Read the new packs back; the others are there, as `SnapshotWriter.publish` sees to."""
+        assert self._writer is not None
+        self._writer.settle(verify=True)
+
+    def commit(self, report: DumpReport) -> dict[str, Any]:
+        """Publish; the snapshot's place in the checkpoint's report."""
+        assert self._writer is not None
+        snapshot = self._writer.publish(tags=self._tags, frozen_ns=report.frozen_ns)
+        return {"store": self._store.url, "snapshot": snapshot_json(snapshot)}
+
+
+def snapshot_container(
+    container: Container,
+    store: Store,
+    *,
+    tags: tuple[str, ...] = (),
+    leave_running: bool,
+    progress: Progress,
+    options: CheckpointOptions | None = None,
+) -> dict[str, Any]:
+    """Save a container as a snapshot of a store.
+
+    Args:
+        container: Running or paused.
+        store: Opened for writing; its connections are closed here.
+        tags: Checked already.
+        leave_running, progress, options: As for runtime.checkpoint_container.checkpoint.
+
+    Returns:
+        The report of the checkpoint, with ``store`` and ``snapshot`` (`snapshot_json`).
+
+    Raises:
+        StoreError: The store cannot be written.
+        ContainerError, ImageError: As checkpoint. In every case the container goes on.
+    """
+    store.disconnect()  # the worker connects for itself
+    carrier = SnapshotCarrier(store, tags)
+    return checkpoint_into(
+        container, carrier, leave_running=leave_running, progress=progress, options=options
+    )
+
+
+def plan_snapshot_restore(
+    store: Store,
+    snapshot_id: bytes,
+    bundle: Path | None,
+    cid: str,
+    options: RestoreOptions | None = None,
+) -> RestorePlan:
+    """Judge whether a snapshot can be restored here; runtime.restore_container.plan_restore.
+
+    Args:
+        store: Opened for restoring. It is disconnected when this returns: whoever builds the
+            container connects anew.
+        snapshot_id: Of the snapshot.
+        bundle, cid, options: As for plan_restore.
+    """
+    spec = None
+    if bundle is not None:
+        from runtime.spec import load_spec
+
+        spec = load_spec(bundle).raw
+    source = open_snapshot(store, snapshot_id)
+    plan = plan_from_reader(
+        source.reader,
+        source.chunks,
+        bundle,
+        spec=spec,
+        name=cid,
+        image=f"{store.url}:{source.snapshot.snapshot_id.hex()}",
+        options=options,
+        settle=source.chunks.settle,
+    )
+    store.disconnect()
+    return plan
+
+
+def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as JSON; sizes in bytes, times in nanoseconds."""
+    return {
+        "id": snapshot.snapshot_id.hex(),
+        "container_id": snapshot.container_id,
+        "created_ns": snapshot.created_ns,
+        "created": f"{snapshot.created:%Y-%m-%dT%H:%M:%SZ}",
+        "hostname": snapshot.hostname,
+        "tags": list(snapshot.tags),
+        "root": snapshot.root.hex(),
+        "image_size": snapshot.image_size,
+        "chunks": snapshot.chunks,
+        "plain_bytes": snapshot.plain_bytes,
+        "new_chunks": snapshot.new_chunks,
+        "new_bytes": snapshot.new_bytes,
+        "frozen_ns": snapshot.frozen_ns,
+        "wherry_version": snapshot.wherry_version,
+    }

@@ -1,0 +1,253 @@
+"""Looking for damage in a store: every object is looked at, and every damage has a name.
+
+What is found is told with the snapshots that it touches. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from formats.errors import ImageError, WherryError
+from formats.external import ExternalImageReader
+from migrate.errors import StoreError
+from migrate.store.condemned import masked_packs, read_condemned
+from migrate.store.index import ChunkMap, Entry, Location, PackInfo, for_each_section
+from migrate.store.objects import CONFIG_NAME, FOLDERS, Kind, id_from, name_of, read_object
+from migrate.store.packs import read_pack
+from migrate.store.reading import StoreChunks, check_chunk
+from migrate.store.snapshots import Snapshot
+from migrate.store.store import Store
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that is wrong.
+
+    Attributes:
+        name: The object.
+        reason: Stable code: ``missing``, ``truncated``, ``damaged``, ``unreadable``,
+            ``not-indexed`` or ``chunks-missing``.
+        sentence: The explanation.
+        snapshots: Ids of the snapshots that cannot be restored because of it.
+    """
+
+    name: str
+    reason: str
+    sentence: str
+    snapshots: tuple[bytes, ...] = ()
+
+
+@dataclass(slots=True)
+class CheckReport:
+    """What a check found.
+
+    Attributes:
+        damages: What is wrong.
+        notes: What is not as it could be and harms nothing, for instance packs of a killed writer.
+        snapshots, packs, chunks: How many there are.
+        read_bytes: Bytes of packs that were read and compared.
+    """
+
+    damages: list[Damage] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    snapshots: int = 0
+    packs: int = 0
+    chunks: int = 0
+    read_bytes: int = 0
+
+    @property
+    def touched(self) -> list[bytes]:
+        """Ids of all snapshots that something is wrong with."""
+        return sorted({one for damage in self.damages for one in damage.snapshots})
+
+
+def check_store(
+    store: Store, *, read_data: bool, progress: Callable[[str, int, int], object]
+) -> CheckReport:
+    """Check a whole store.
+
+    Args:
+        store: Opened for reading.
+        read_data: Also read all packs, and compare every chunk with its name.
+        progress: Told about bytes of packs.
+
+    Raises:
+        StoreError: The storage fails (``store-unreachable``), which is no damage.
+    """
+    for _ in range(_ATTEMPTS):
+        before = store.sizes(Kind.INDEX)
+        report = _Check(store).run(read_data, progress)
+        if not report.damages or store.sizes(Kind.INDEX) == before:
+            break
+        # A prune has moved things while we looked: what seemed missing may be elsewhere.
+    return report
+
+
+class _Check:
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._report = CheckReport()
+        self._users: dict[bytes, set[bytes]] = {}  # snapshots by chunk
+        self._index = ChunkMap()
+        self._by_pack: dict[bytes, list[Entry]] = {}
+
+    def run(self, read_data: bool, progress: Callable[[str, int, int], object]) -> CheckReport:
+        self._look_at_names()
+        # A snapshot appears after its index: in this order none seems to lack chunks.
+        snapshots = self._store.sizes(Kind.SNAPSHOT)
+        self._load_index()
+        self._by_pack = self._index.entries_by_pack()
+        self._read_snapshots(snapshots)
+        sizes = self._store.sizes(Kind.PACK)
+        self._report.packs = len(sizes)
+        self._report.chunks = len(self._index)
+        self._compare_packs(sizes)
+        if read_data:
+            self._read_packs(sizes, progress)
+        self._find_missing_chunks()
+        return self._report
+
+    def _look_at_names(self) -> None:
+        kinds = {folder: kind for kind, folder in FOLDERS.items()}
+        for entry in self._store.backend.entries():
+            kind = kinds.get(entry.name.partition("/")[0])
+            known = kind is not None and id_from(kind, entry.name) is not None
+            if not known and entry.name != CONFIG_NAME:
+                self._report.notes.append(f"{entry.name} is no object of the store")
+
+    def _load_index(self) -> None:
+        backend, seal = self._store.backend, self._store.seal
+        try:
+            masked = masked_packs(read_condemned(backend, seal))
+        except StoreError as exc:
+            self._damage(FOLDERS[Kind.CONDEMNED], exc)
+            masked = set()
+        self._index = ChunkMap(masked)
+        for index_id in self._store.sizes(Kind.INDEX):
+            name = name_of(Kind.INDEX, index_id)
+            try:
+                payload, _ = read_object(backend, seal, Kind.INDEX, index_id)
+                self._index.add(index_id, list(for_each_section(payload, name=name)))
+            except StoreError as exc:
+                self._damage(name, exc)
+
+    def _read_snapshots(self, snapshots: Iterable[bytes]) -> None:
+        chunks = StoreChunks(self._store, self._index)
+        for snapshot_id in snapshots:
+            name = name_of(Kind.SNAPSHOT, snapshot_id)
+            self._report.snapshots += 1
+            try:
+                snapshot, image = self._store.read_image(snapshot_id)
+                for chunk_id in image_chunks(snapshot, image, chunks):
+                    self._users.setdefault(chunk_id, set()).add(snapshot_id)
+            except (StoreError, ImageError) as exc:
+                self._damage(name, exc, (snapshot_id,))
+
+    def _compare_packs(self, sizes: dict[bytes, int]) -> None:
+        for pack_id, info in self._index.packs.items():
+            found = sizes.get(pack_id)
+            if found == info.size:
+                continue
+            used = [entry.chunk_id for entry in self._by_pack.get(pack_id, ())]
+            name = name_of(Kind.PACK, pack_id)
+            if found is not None:
+                sentence = f"has {found} bytes, the index says {info.size}"
+                self._spoiled(name, "truncated", sentence, used)
+            elif pack_id not in self._index.masked or self._touched(used):
+                self._spoiled(name, "missing", "is missing", used)
+        strange = [pack_id for pack_id in sizes if pack_id not in self._index.packs]
+        if strange:
+            self._report.notes.append(
+                f"{len(strange)} packs are in no index: of a writer at work, or killed; prune "
+                "removes the latter"
+            )
+
+    def _read_packs(
+        self, sizes: dict[bytes, int], progress: Callable[[str, int, int], object]
+    ) -> None:
+        total = sum(sizes.values())
+        for pack_id, size in sizes.items():
+            name = name_of(Kind.PACK, pack_id)
+            info = self._index.packs.get(pack_id)
+            if info is None or info.size == size:
+                self._read_pack(pack_id, name, size, info)
+            self._report.read_bytes += size
+            progress("packs", self._report.read_bytes, total)
+
+    def _read_pack(self, pack_id: bytes, name: str, size: int, info: PackInfo | None) -> None:
+        seal = self._store.seal
+        try:
+            found, entries, bodies = read_pack(self._store.backend, seal, pack_id, size)
+        except StoreError as exc:
+            used = [entry.chunk_id for entry in self._by_pack.get(pack_id, ())]
+            self._spoiled(name, _reason(exc), str(exc), used)
+            return
+        bad: list[Entry] = []
+        for entry in entries:
+            stored = bodies[entry.offset : entry.offset + entry.stored_size]
+            try:
+                check_chunk(seal, Location(found, *entry[1:]), entry.chunk_id, stored)
+            except ImageError:
+                bad.append(entry)
+        if bad:
+            sentence = f"has {len(bad)} damaged chunks of {len(entries)}"
+            self._spoiled(name, "damaged", sentence, [entry.chunk_id for entry in bad])
+        known = set(self._by_pack.get(pack_id, ()))
+        if info is not None and not known <= set(entries):
+            wrong = [entry.chunk_id for entry in known - set(entries)]
+            self._spoiled(name, "damaged", "is not what the index says of it", wrong)
+
+    def _find_missing_chunks(self) -> None:
+        missing = [chunk_id for chunk_id in self._users if self._index.find(chunk_id) is None]
+        if missing:
+            touched = self._touched(missing)
+            self._report.damages.append(
+                Damage(
+                    FOLDERS[Kind.INDEX],
+                    "chunks-missing",
+                    f"{len(missing)} chunks are in no pack that the index knows",
+                    touched,
+                )
+            )
+
+    def _spoiled(self, name: str, reason: str, sentence: str, chunks: Iterable[bytes]) -> None:
+        """Something is wrong with a pack that has these chunks."""
+        self._report.damages.append(Damage(name, reason, sentence, self._touched(chunks)))
+
+    def _touched(self, chunks: Iterable[bytes]) -> tuple[bytes, ...]:
+        return tuple(sorted({one for chunk in chunks for one in self._users.get(chunk, ())}))
+
+    def _damage(self, name: str, exc: WherryError, snapshots: tuple[bytes, ...] = ()) -> None:
+        if exc.reason == "store-unreachable":
+            raise exc
+        if exc.reason == "object-missing":
+            return  # removed by somebody else meanwhile
+        self._report.damages.append(Damage(name, _reason(exc), str(exc), snapshots))
+
+
+def image_chunks(snapshot: Snapshot, image: bytes, chunks: StoreChunks) -> Iterable[bytes]:
+    """The names of all chunks of a snapshot; the image is checked on the way.
+
+    Raises:
+        ImageError, StoreError: It is damaged, or not the image of this snapshot.
+    """
+    name = f"snapshot {snapshot.short_id}"
+    reader = ExternalImageReader(io.BytesIO(image), chunks, name=name)
+    reader.records()
+    for meta in reader.for_each_meta():
+        yield meta.chunk_id
+    summary = reader.finish()
+    if summary.root != snapshot.root:
+        raise StoreError(f"{name}: its image is another snapshot's", reason="store-damaged")
+
+
+def _reason(exc: WherryError) -> str:
+    if exc.reason == "object-short":
+        return "truncated"
+    if exc.reason == "object-missing":
+        return "missing"
+    return "unreadable" if exc.reason == "store-error" else "damaged"

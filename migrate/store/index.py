@@ -1,0 +1,188 @@
+"""The index: which pack has which chunk.
+
+The first part of an index object is one section for each pack that it tells of, little-endian:
+
+size  field
+16    id of the pack
+4     count of chunks
+4     bytes of the pack's table as stored
+8     bytes of the pack's bodies as stored
+
+then, for each of its chunks in the order of their bodies, an entry:
+
+size  field
+32    name of the chunk
+4     offset of its body from the first body of the pack
+4     bytes of its body as stored
+4     bytes of the chunk once opened and decompressed, 1 to 1 048 576
+4     flags: bit 0 set when the body is compressed
+
+Index objects only ever add: what one says of a pack stays true as long as the pack is there. A pack
+that is going to be removed is named in a *condemned* object first (`migrate.store.condemned`).
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from formats.limits import CHUNK_SIZE
+from migrate.store.objects import HEADER_SIZE, ID_SIZE, damaged
+
+COMPRESSED = 1
+MAX_PACK_SIZE = 64 << 20  # bodies; a writer closes a pack when it passes PACK_SIZE
+MAX_SEALED_EXTRA = 64  # bytes that protection may add to a body
+
+_SECTION = struct.Struct("<16sIIQ")
+_ENTRY = struct.Struct("<32sIIII")
+ENTRY_SIZE = _ENTRY.size
+MAX_INDEX_BLOCK = 16 << 20  # a writer begins another object beyond this
+
+
+class Entry(NamedTuple):
+    """One chunk in a pack."""
+
+    chunk_id: bytes
+    offset: int
+    stored_size: int
+    plain_size: int
+    flags: int
+
+
+class PackInfo(NamedTuple):
+    """A pack, as the index knows it.
+
+    Attributes:
+        pack_id: 16 bytes.
+        table_size, bodies_size: Bytes as stored.
+    """
+
+    pack_id: bytes
+    table_size: int
+    bodies_size: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the whole object."""
+        return HEADER_SIZE + self.table_size + self.bodies_size
+
+    @property
+    def bodies_at(self) -> int:
+        """Where the first body is."""
+        return HEADER_SIZE + self.table_size
+
+
+class Location(NamedTuple):
+    """Where a chunk is."""
+
+    pack: PackInfo
+    offset: int
+    stored_size: int
+    plain_size: int
+    flags: int
+
+
+Section = tuple[PackInfo, list[Entry]]
+
+
+def pack_section(info: PackInfo, entries: Iterable[Entry]) -> bytes:
+    """One pack's part of an index object."""
+    table = pack_table(entries)
+    head = _SECTION.pack(info.pack_id, len(table) // ENTRY_SIZE, info.table_size, info.bodies_size)
+    return head + table
+
+
+def pack_table(entries: Iterable[Entry]) -> bytes:
+    """Entries alone: the table of a pack."""
+    return b"".join([_ENTRY.pack(*entry) for entry in entries])
+
+
+def unpack_table(raw: bytes, bodies_size: int, *, name: str) -> list[Entry]:
+    """Read and judge the entries of one pack; StoreError ``store-damaged``."""
+    if len(raw) % ENTRY_SIZE:
+        raise damaged(name, "ends inside an entry")
+    entries = [Entry(*fields) for fields in _ENTRY.iter_unpack(raw)]
+    end = 0
+    for entry in entries:
+        if entry.offset != end or not 0 < entry.plain_size <= CHUNK_SIZE:
+            raise damaged(name, f"has an entry at {entry.offset} of {entry.plain_size} bytes")
+        if entry.flags & ~COMPRESSED or entry.stored_size > entry.plain_size + MAX_SEALED_EXTRA:
+            raise damaged(name, f"has an entry of {entry.stored_size} bytes, {entry.flags:#x}")
+        end += entry.stored_size
+    if end != bodies_size or end > MAX_PACK_SIZE:
+        raise damaged(name, f"has entries for {end} bytes, the pack has {bodies_size}")
+    return entries
+
+
+def for_each_section(raw: bytes, *, name: str) -> Iterator[Section]:
+    """The packs of an index object; StoreError ``store-damaged``."""
+    at = 0
+    while at < len(raw):
+        if at + _SECTION.size > len(raw):
+            raise damaged(name, "ends inside a section")
+        pack_id, count, table_size, bodies_size = _SECTION.unpack_from(raw, at)
+        at += _SECTION.size
+        end = at + count * ENTRY_SIZE
+        if end > len(raw) or len(pack_id) != ID_SIZE:
+            raise damaged(name, "ends inside a section")
+        yield (
+            PackInfo(pack_id, table_size, bodies_size),
+            unpack_table(raw[at:end], bodies_size, name=name),
+        )
+        at = end
+
+
+class ChunkMap:
+    """All that the index objects say together.
+
+    Attributes:
+        packs: By id.
+        masked: Ids of condemned packs: chunks are read from them when nothing else has them,
+            and never count as stored already.
+        by_object: Packs that each index object tells of.
+    """
+
+    def __init__(self, masked: Iterable[bytes] = ()) -> None:
+        self.packs: dict[bytes, PackInfo] = {}
+        self.masked = frozenset(masked)
+        self.by_object: dict[bytes, list[bytes]] = {}
+        self._where: dict[bytes, Location] = {}
+
+    def add(self, index_id: bytes, sections: Iterable[Section]) -> None:
+        """Take in one index object."""
+        told = self.by_object.setdefault(index_id, [])
+        for info, entries in sections:
+            told.append(info.pack_id)
+            if info.pack_id in self.packs:
+                continue  # two objects may tell of the same pack
+            self.packs[info.pack_id] = info
+            masked = info.pack_id in self.masked
+            for entry in entries:
+                if masked and entry.chunk_id in self._where:
+                    continue
+                known = self._where.get(entry.chunk_id)
+                if known is None or known.pack.pack_id in self.masked:
+                    self._where[entry.chunk_id] = Location(info, *entry[1:])
+
+    def __len__(self) -> int:
+        return len(self._where)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter(self._where)
+
+    def find(self, chunk_id: bytes) -> Location | None:
+        """Where to read a chunk."""
+        return self._where.get(chunk_id)
+
+    def has(self, chunk_id: bytes) -> bool:
+        """Whether a new snapshot may rely on a chunk: it is in a pack that is here to stay."""
+        found = self._where.get(chunk_id)
+        return found is not None and found.pack.pack_id not in self.masked
+
+    def entries_by_pack(self) -> dict[bytes, list[Entry]]:
+        """The chunks that are read from each pack."""
+        found: dict[bytes, list[Entry]] = {}
+        for chunk_id, where in self._where.items():
+            found.setdefault(where.pack.pack_id, []).append(Entry(chunk_id, *where[1:]))
+        return found

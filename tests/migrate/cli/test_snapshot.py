@@ -1,0 +1,159 @@
+"""Snapshots of real containers in a store, through the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.command import Wherry
+from tests.support.wait import wait_until
+
+# Counts beside three megabytes that stay as they are.
+COUNT = """
+head -c 3000000 /dev/urandom >/tmp/ballast
+n=0
+while :; do n=$((n+1)); echo $n >/tmp/count; sleep 0.02; done
+"""
+
+
+@pytest.fixture
+def store(wherry: Wherry, scratch: Path) -> str:
+    """A store that WHERRY_STORE names."""
+    url = str(scratch / "store")
+    wherry.env["WHERRY_STORE"] = url
+    wherry("store", "init")
+    return url
+
+
+@pytest.fixture
+def job(wherry: Wherry) -> Iterator[str]:
+    wherry("do", "--detach", "--id", "job", "--", "sh", "-c", COUNT)
+    wait_until(lambda: count(wherry, "job") > 2)
+    yield "job"
+    wherry("delete", "--force", "job", check=False)
+
+
+def count(wherry: Wherry, cid: str) -> int:
+    return int(wherry("exec", cid, "cat", "/tmp/count", check=False).stdout.strip() or 0)
+
+
+def snapshot(wherry: Wherry, *args: str) -> dict[str, Any]:
+    made: dict[str, Any] = wherry.json("snapshot", "--json", *args)["snapshot"]
+    return made
+
+
+def goes_on(wherry: Wherry, cid: str, beyond: int) -> None:
+    wait_until(lambda: count(wherry, cid) > beyond, what=f"{cid} to count beyond {beyond}")
+
+
+def test_snapshots_while_it_runs_and_a_restore_of_each(
+    wherry: Wherry, store: str, job: str
+) -> None:
+    first = snapshot(wherry, "--leave-running", "--tag", "first", job)
+    at_first = count(wherry, job)
+    goes_on(wherry, job, at_first)
+    second = snapshot(wherry, "--leave-running", job)
+    assert first["new_bytes"] > 3_000_000
+    assert second["new_bytes"] < 300_000
+    assert second["frozen_ns"] > 0
+    listed = wherry.json("snapshots", "--json")
+    assert [one["id"] for one in listed] == [first["id"], second["id"]]
+    table = wherry("snapshots", "--tag", "first").stdout.splitlines()
+    assert len(table) == 2 and table[1].split()[:2] == [first["id"][:8], "job"]
+    wherry("kill", job, "KILL")
+    wait_until(lambda: wherry.status(job) == "stopped")
+    wherry("delete", job)
+    try:
+        wherry("restore", "--detach", f"{store}:first", "again")
+        goes_on(wherry, "again", at_first)
+        wherry("restore", "--detach", second["id"][:10], "twice")
+        goes_on(wherry, "twice", at_first + 1)
+        origin = json.loads((wherry.root / "twice" / "state.json").read_text())
+        assert f"{store}:{second['id']}" in json.dumps(origin)
+        wherry("restore", "--detach", "--latest", job)
+        goes_on(wherry, job, at_first + 1)
+    finally:
+        for cid in ("again", "twice"):
+            wherry("delete", "--force", cid, check=False)
+
+
+def test_without_leave_running_the_container_stops(wherry: Wherry, store: str, job: str) -> None:
+    made = snapshot(wherry, job)
+    assert wherry.status(job) == "stopped"
+    wherry("delete", job)
+    wherry("restore", "--detach", "latest", job)
+    goes_on(wherry, job, 2)
+    assert wherry.json("store", "check", "--read-data", "--json")["ok"]
+    stats = wherry.json("store", "stats", "--json")
+    assert (stats["snapshots"], stats["plain_bytes"]) == (1, made["plain_bytes"])
+
+
+def test_a_store_that_cannot_be_written_leaves_the_container_running(
+    wherry: Wherry, store: str, job: str
+) -> None:
+    packs = Path(store) / "packs"
+    packs.write_text("no directory")
+    assert "packs" in wherry.fails("snapshot", job).stderr
+    goes_on(wherry, job, count(wherry, job))
+    assert wherry.json("snapshots", "--json") == []
+    packs.unlink()
+    snapshot(wherry, "--leave-running", job)
+
+
+def test_damage_is_found_and_a_damaged_snapshot_is_not_restored(
+    wherry: Wherry, store: str, job: str
+) -> None:
+    made = snapshot(wherry, job)
+    (pack,) = (path for path in (Path(store) / "packs").rglob("*") if path.is_file())
+    data = bytearray(pack.read_bytes())
+    for at in range(200, len(data), 997):
+        data[at] ^= 255
+    pack.write_bytes(data)
+    found = wherry("store", "check", "--read-data", check=False)
+    assert found.returncode == 1
+    assert pack.name in found.stdout and made["id"][:8] in found.stdout
+    wherry.fails("restore", "--detach", "latest", "again")
+    assert wherry.status("again") == "absent"
+
+
+def test_what_is_missing_is_said(wherry: Wherry, store: str, scratch: Path) -> None:
+    assert "no snapshot 'job'" in wherry.fails("restore", "--latest", "job").stderr
+    assert "no store is there" in wherry.fails("snapshots", "--store", scratch / "x").stderr
+    assert "already" in wherry.fails("store", "init").stderr
+    wherry.env.pop("WHERRY_STORE")
+    assert "WHERRY_STORE" in wherry.fails("snapshots").stderr
+    assert "--latest" in wherry.fails("restore", "new").stderr
+    assert "ftp://" in wherry.fails("snapshots", "--store", "ftp://x/y").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("sftp://me@host:22/a/b:latest", ("sftp://me@host:22/a/b", "latest")),
+        ("s3://bucket:ab12", ("s3://bucket", "ab12")),
+        (
+            "oci://host:5000/a/b:job@2026-01-31T10:00",
+            ("oci://host:5000/a/b", "job@2026-01-31T10:00"),
+        ),
+        ("ab12", ("given", "ab12")),
+        (":job@2026-01-31T10:00", ("given", "job@2026-01-31T10:00")),
+    ],
+)
+def test_references(text: str, expected: tuple[str, str]) -> None:
+    from migrate.cli.store_options import split_reference
+
+    assert split_reference(text, "given") == expected
+
+
+def test_a_path_may_have_colons(scratch: Path) -> None:
+    from migrate.cli.store_options import split_reference
+
+    (scratch / "a:b").mkdir()
+    assert split_reference(f"{scratch}/a:b:web@2026-01-31T10:00", None) == (
+        f"{scratch}/a:b",
+        "web@2026-01-31T10:00",
+    )
