@@ -25,6 +25,7 @@ int main(int argc, char **argv)
     if ((dumped = (pid_t)MUST(fork())) == 0) {
         limit.rlim_cur = limit.rlim_max;
         setrlimit(RLIMIT_CORE, &limit);
+        signal(SIGQUIT, SIG_DFL); /* a shell ignores it for what runs in its background */
         MUST(chdir(control));
         raise(SIGQUIT);
     }
