@@ -132,7 +132,7 @@ class ImageWriter:
                 self._write_chunk(job)
             self._pipeline.submit(Job(object_id, offset, tuple(runs), fill))
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Write what is in flight: afterwards no `fill` of an earlier chunk runs any more."""
         self._require_open()
         with self._aborting():

@@ -492,7 +492,7 @@ class _Dump:
             self._write_pages(writer, mm_id, pid, now, progress, pages.related)
             if twin is not None:
                 self._left.append((pages, twin, without(runs, left_behind(pages.space))))
-        writer.settle()
+        writer.drain()
 
     def _deserves_twin(self, pid: int, runs: Iterable[PageRun]) -> bool:
         own = self.scopes.of(pid)
