@@ -35,6 +35,7 @@ HOMES = {
     "paramiko": ("migrate/ssh.py", "migrate/ssh", "migrate/transport", "migrate/store/sftp.py"),
     "boto3": ("migrate/store/s3.py",),
     "botocore": ("migrate/store/s3.py",),
+    "urllib3": ("migrate/store/registry.py",),
     "click": ("migrate/cli",),
     "rich": ("migrate/cli",),
     "psutil": ("runtime", "migrate"),

@@ -8,8 +8,8 @@ it, lists, and removes. So a directory, SFTP, S3 and a registry differ in little
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*){0,2}")
 
@@ -68,3 +68,23 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Let go of connections. Idempotent."""
+
+
+@runtime_checkable
+class Linking(Protocol):
+    """A backend whose objects others may copy one by one: an object can take along what it needs.
+
+    Copies of a snapshot are worth little without its packs.
+    """
+
+    def link(self, name: str, others: Iterable[str]) -> None:
+        """Let an object carry other objects, until it is put again.
+
+        Args:
+            name: The object.
+            others: Names of the others.
+
+        Raises:
+            StoreError: One of them is not there, ``object-missing``; or they are too many,
+                ``object-too-large``.
+        """

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -20,13 +21,17 @@ from formats.manifest import ImageSummary
 from formats.pipeline import Job
 from formats.records.codec import Record
 from formats.records.image import Host, Image
+from migrate.errors import StoreError
+from migrate.store.backend import Linking
 from migrate.store.index import Entry, Location, PackInfo, Section
 from migrate.store.locks import WRITE, Lock
-from migrate.store.objects import ID_SIZE, Kind, name_of
+from migrate.store.objects import CONFIG_NAME, ID_SIZE, Kind, name_of
 from migrate.store.packs import PackBuilder, read_pack
 from migrate.store.reading import check_chunk
 from migrate.store.snapshots import Snapshot
 from migrate.store.store import Store
+
+log = logging.getLogger(__name__)
 
 _UPLOADS = 2  # packs that are on their way at once
 _PACKS_IN_HAND = 3  # closed packs in memory, those included
@@ -163,7 +168,25 @@ class SnapshotWriter(ExternalImageWriter):
         except BaseException:
             self._store.backend.remove(name_of(Kind.SNAPSHOT, snapshot.snapshot_id))
             raise
+        self._link(snapshot)
         return snapshot
+
+    def _link(self, snapshot: Snapshot) -> None:
+        """Where others may copy single objects: let the snapshot take along what a restore needs.
+
+        The snapshot is there without it, so a failure is only a warning.
+        """
+        backend = self._store.backend
+        if not isinstance(backend, Linking):
+            return
+        packs = {info.pack_id for info, _ in self._sections} | self._relied_on.keys()
+        others = [name_of(Kind.PACK, pack_id) for pack_id in sorted(packs)]
+        for kind in (Kind.KEY, Kind.INDEX):
+            others += [name_of(kind, object_id) for object_id in self._store.sizes(kind)]
+        try:
+            backend.link(name_of(Kind.SNAPSHOT, snapshot.snapshot_id), [CONFIG_NAME, *others])
+        except StoreError as exc:
+            log.warning("snapshot %s cannot be copied by itself: %s", snapshot.short_id, exc)
 
     def close(self) -> None:
         """Stop all threads. Idempotent."""

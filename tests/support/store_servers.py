@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NamedTuple
 
+import bcrypt
 from moto.server import ThreadedMotoServer
 
 from tests.support.wait import wait_until
@@ -75,8 +76,15 @@ def sshd(base: Path, sftp_server: str = "internal-sftp") -> Iterator[tuple[int, 
 
 
 @contextlib.contextmanager
-def docker_registry(base: Path) -> Iterator[int]:
-    """The distribution registry of Debian's ``docker-registry``; removing is allowed.
+def docker_registry(
+    base: Path, *, login: tuple[str, str] | None = None, may_remove: bool = True
+) -> Iterator[int]:
+    """The distribution registry of Debian's ``docker-registry``.
+
+    Args:
+        base: A directory for it.
+        login: Name and password that it wants.
+        may_remove: Whether it lets manifests be removed.
 
     Yields:
         Its port.
@@ -84,9 +92,14 @@ def docker_registry(base: Path) -> Iterator[int]:
     base.mkdir(parents=True, exist_ok=True)
     (base / "config.yml").write_text(
         f"version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {base}/data\n"
-        "  delete:\n    enabled: true\n"
+        f"  delete:\n    enabled: {str(may_remove).lower()}\n"
         "http:\n  addr: 127.0.0.1:0\n"
     )
+    if login is not None:
+        hashed = bcrypt.hashpw(login[1].encode(), bcrypt.gensalt(4)).decode()
+        (base / "htpasswd").write_text(f"{login[0]}:{hashed}\n")
+        with (base / "config.yml").open("a") as config:
+            config.write(f"auth:\n  htpasswd:\n    realm: test\n    path: {base}/htpasswd\n")
     log = base / "registry.log"
     with _running(["docker-registry", "serve", str(base / "config.yml")], log):
         ports = wait_until(

@@ -13,10 +13,11 @@ from pathlib import Path
 
 import boto3
 
-from migrate.store import s3, sftp
+from migrate.store import local, oci, s3, sftp
 from migrate.store.backend import Backend
+from migrate.store.registry import MANIFEST_TYPE, Repository
 from tests.support import leftovers
-from tests.support.store_servers import s3_server, sshd
+from tests.support.store_servers import docker_registry, s3_server, sshd
 
 _numbers = itertools.count()
 
@@ -141,3 +142,66 @@ def s3_place() -> Iterator[Place]:
             one_writer_wins=False,
             litterer=litter,
         )
+
+
+@contextlib.contextmanager
+def oci_place(base: Path) -> Iterator[Place]:
+    """Debian's docker-registry; it has no way to make a tag only when there is none."""
+
+    def litter(place: Place) -> None:
+        repository = Repository(
+            f"127.0.0.1:{port}", place.url.partition(f":{port}/")[2], secure=False, shown="litter"
+        )
+        blob = repository.put_blob(b"{}")
+        layer = repository.put_blob(b"somebody's layer")
+        for tag in ("latest", "v1.0", "Config", "packs_ab_1"):
+            repository.put_manifest(
+                tag,
+                {
+                    "schemaVersion": 2,
+                    "mediaType": MANIFEST_TYPE,
+                    "config": {
+                        "mediaType": "application/vnd.oci.image.config.v1+json",
+                        "digest": blob.digest,
+                        "size": blob.size,
+                    },
+                    "layers": [
+                        {
+                            "mediaType": "application/vnd.oci.image.layer.v1.tar",
+                            "digest": layer.digest,
+                            "size": layer.size,
+                        }
+                    ],
+                },
+            )
+        repository.close()
+
+    with docker_registry(base) as port:
+        yield Place(
+            base_url=f"oci+http://127.0.0.1:{port}/some/where",
+            opener=oci.open_backend,
+            url_of_nobody="oci+http://127.0.0.1:1/nowhere",
+            environment={"DOCKER_CONFIG": str(base), "REGISTRY_AUTH_FILE": str(base / "none")},
+            one_writer_wins=False,
+            litterer=litter,
+            base_directory=base,
+        )
+
+
+@contextlib.contextmanager
+def local_place(base: Path) -> Iterator[Place]:
+    """A directory."""
+
+    def litter(place: Place) -> None:
+        (place.directory / "README").write_bytes(b"of somebody")
+        (place.directory / "link").symlink_to("/etc/passwd")
+        (place.directory / ".config.x").write_bytes(b"half")
+
+    yield Place(
+        base_url=str(base),
+        opener=local.open_backend,
+        url_of_nobody="/proc/nowhere",
+        environment={},
+        litterer=litter,
+        base_directory=base,
+    )
