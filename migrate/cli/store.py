@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 import click
 
 from migrate.cli.options import print_json
 from migrate.cli.store_options import opened, require_url, store_options
+
+if TYPE_CHECKING:
+    from migrate.store.prune import PruneReport
 
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 
@@ -110,3 +114,57 @@ def stats(url: str | None, as_json: bool) -> None:
         f"unused      {human_bytes(found.unused_bytes)}, for wherry store prune\n"
         f"on storage  {human_bytes(found.total_bytes)} in {found.packs} packs and other objects"
     )
+
+
+@command.command("prune")
+@store_options
+@click.option("--dry-run", "-n", is_flag=True, help="Only say what would be removed.")
+@click.option(
+    "--max-unused",
+    type=click.FloatRange(0, 100),
+    default=5,
+    show_default=True,
+    metavar="PERCENT",
+    help="How much may stay that no snapshot needs.",
+)
+@_JSON
+def prune(url: str | None, dry_run: bool, max_unused: float, as_json: bool) -> None:
+    """Remove chunks that no snapshot needs; others may write meanwhile.
+
+    What a writer at work may rely on stays until it has ended; the next prune removes it.
+    """
+    from migrate.cli.progress import progress_display
+    from migrate.store.config import Operation
+    from migrate.store.prune import prune as run
+
+    with (
+        opened(url, Operation.PRUNE) as store,
+        progress_display("prune", quiet=as_json) as progress,
+    ):
+        report = run(store, dry_run=dry_run, max_unused=max_unused / 100, progress=progress)
+    if as_json:
+        print_json(dataclasses.asdict(report) | {"dry_run": dry_run})
+    else:
+        print_prune(report, dry_run=dry_run)
+
+
+def print_prune(report: PruneReport, *, dry_run: bool) -> None:
+    """Say what a prune did."""
+    from migrate.cli.human import human_bytes
+
+    if dry_run:
+        click.echo(
+            f"{report.condemned_packs} packs of {human_bytes(report.removed_bytes)} would go; what "
+            "is needed of them would be copied first"
+        )
+        return
+    click.echo(
+        f"{report.removed_packs} packs of {human_bytes(report.removed_bytes)} are gone, "
+        f"{human_bytes(report.copied_bytes)} of them were copied; "
+        f"{human_bytes(report.unused_bytes)} stay unused"
+    )
+    if report.waiting_packs:
+        click.echo(
+            f"{report.waiting_packs} packs wait for {', '.join(report.waiting_for)}; prune again "
+            "when that has ended"
+        )

@@ -15,7 +15,7 @@ from migrate.errors import StoreError
 from migrate.store.condemned import masked_packs, read_condemned
 from migrate.store.index import ChunkMap, Entry, Location, PackInfo, for_each_section
 from migrate.store.objects import CONFIG_NAME, FOLDERS, Kind, id_from, name_of, read_object
-from migrate.store.packs import read_pack
+from migrate.store.packs import body_of, read_pack
 from migrate.store.reading import StoreChunks, check_chunk
 from migrate.store.snapshots import Snapshot
 from migrate.store.store import Store
@@ -190,7 +190,8 @@ class _Check:
         for entry in entries:
             stored = bodies[entry.offset : entry.offset + entry.stored_size]
             try:
-                check_chunk(seal, Location(found, *entry[1:]), entry.chunk_id, stored)
+                body = body_of(seal, Location(found, *entry[1:]), stored)
+                check_chunk(seal, entry.chunk_id, entry.plain_size, body)
             except ImageError:
                 bad.append(entry)
         if bad:

@@ -35,6 +35,7 @@ from migrate.store.objects import (
 from migrate.store.sealing import Seal
 
 MAX_PACKS = 1 << 17  # of one object
+_ATTEMPTS = 5
 
 
 @dataclass(slots=True)
@@ -71,18 +72,19 @@ class Condemned:
 
 def read_condemned(backend: Backend, seal: Seal) -> list[Condemned]:
     """All condemned objects. StoreError when one cannot be read: then nobody may write."""
-    found = []
-    for entry in backend.entries(FOLDERS[Kind.CONDEMNED]):
-        object_id = id_from(Kind.CONDEMNED, entry.name)
-        if object_id is None:
-            continue
+    for attempt in range(_ATTEMPTS):
+        found = []
         try:
-            payload, _ = read_object(backend, seal, Kind.CONDEMNED, object_id)
+            for entry in backend.entries(FOLDERS[Kind.CONDEMNED]):
+                object_id = id_from(Kind.CONDEMNED, entry.name)
+                if object_id is not None:
+                    payload, _ = read_object(backend, seal, Kind.CONDEMNED, object_id)
+                    found.append(_unpack(payload, object_id, entry.name))
+            break
         except StoreError as exc:
-            if exc.reason == "object-missing":
-                continue  # merged into another one a moment ago
-            raise
-        found.append(_unpack(payload, object_id, entry.name))
+            # Merged into another one a moment ago, which is not among those we have.
+            if exc.reason != "object-missing" or attempt == _ATTEMPTS - 1:
+                raise
     return found
 
 

@@ -83,14 +83,16 @@ def read_locks(backend: Backend, seal: Seal) -> list[LockInfo]:
     return found
 
 
-def live_locks(backend: Backend, seal: Seal) -> list[LockInfo]:
+def live_locks(backend: Backend, seal: Seal, own: bytes = b"") -> list[LockInfo]:
     """The locks whose holders may still be at work; stale ones are removed.
+
+    Our own, *own*, is not among them, whatever the time is.
 
     A holder that renews its lock while we remove the old object is seen, because we look again: so
     of every lock that is not returned it is certain that its holder will find it gone.
     """
     while True:
-        locks = read_locks(backend, seal)
+        locks = [lock for lock in read_locks(backend, seal) if lock.lock_id != own]
         stale = [lock for lock in locks if lock.stale]
         if not stale:
             return locks
@@ -180,8 +182,8 @@ class Lock:
         try:
             others = [
                 lock
-                for lock in live_locks(self._backend, self._seal)
-                if lock.kind == PRUNE and lock.lock_id != self.lock_id
+                for lock in live_locks(self._backend, self._seal, self.lock_id)
+                if lock.kind == PRUNE
             ]
         except BaseException:
             self.release()

@@ -170,9 +170,19 @@ def read_object(
     """
     name = name or name_of(kind, object_id)
     raw = backend.get(name, 0, HEADER_SIZE)  # how long the rest may be is known from here on
-    header = unpack_header(seal, kind, object_id, raw, name=name)
-    rest = backend.get(name, HEADER_SIZE, header.first_size + header.second_size)
-    return open_object(seal, kind, object_id, raw + rest, name=name)
+    while True:
+        header = unpack_header(seal, kind, object_id, raw, name=name)
+        try:
+            rest = backend.get(name, HEADER_SIZE, header.first_size + header.second_size)
+            return open_object(seal, kind, object_id, raw + rest, name=name)
+        except StoreError as exc:
+            if exc.reason not in ("store-damaged", "object-short"):
+                raise
+            # Replaced between the two reads? Then its header tells.
+            now = backend.get(name, 0, HEADER_SIZE)
+            if now == raw:
+                raise
+            raw = now
 
 
 def open_object(

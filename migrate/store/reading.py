@@ -183,9 +183,8 @@ def open_snapshot(store: Store, snapshot_id: bytes) -> SnapshotSource:
     return SnapshotSource(snapshot, ExternalImageReader(io.BytesIO(raw), chunks, name=name), chunks)
 
 
-def check_chunk(seal: Seal, where: Location, chunk_id: bytes, stored: Bytes) -> None:
-    """Open, decompress and compare one chunk with its name; ImageCorruptError when it differs."""
-    body = body_of(seal, where, stored)
-    plain = decompress(body.data, where.plain_size) if body.compressed else body.data
-    if len(plain) != where.plain_size or seal.name_of(plain) != chunk_id:
+def check_chunk(seal: Seal, chunk_id: bytes, plain_size: int, body: Body) -> None:
+    """Decompress a chunk and compare it with its name; ImageCorruptError when it differs."""
+    plain = decompress(body.data, plain_size) if body.compressed else body.data
+    if len(plain) != plain_size or seal.name_of(plain) != chunk_id:
         raise ImageCorruptError(f"chunk {chunk_id.hex()[:16]}… is not what its name says")

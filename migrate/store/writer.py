@@ -26,7 +26,7 @@ from migrate.store.backend import Linking
 from migrate.store.index import Entry, Location, PackInfo, Section
 from migrate.store.locks import WRITE, Lock
 from migrate.store.objects import CONFIG_NAME, ID_SIZE, Kind, name_of
-from migrate.store.packs import PackBuilder, read_pack
+from migrate.store.packs import PackBuilder, body_of, read_pack
 from migrate.store.reading import check_chunk
 from migrate.store.snapshots import Snapshot
 from migrate.store.store import Store
@@ -218,7 +218,8 @@ class SnapshotWriter(ExternalImageWriter):
         for entry in entries:
             where = Location(info, *entry[1:])
             stored = bodies[entry.offset : entry.offset + entry.stored_size]
-            check_chunk(seal, where, entry.chunk_id, stored)
+            body = body_of(seal, where, stored)
+            check_chunk(seal, entry.chunk_id, entry.plain_size, body)
 
 
 @contextlib.contextmanager

@@ -12,11 +12,18 @@ import pytest
 from tests.support.command import Wherry
 from tests.support.wait import wait_until
 
-# Counts beside three megabytes that stay as they are.
+# Counts beside ten megabytes that stay as they are.
 COUNT = """
-head -c 3000000 /dev/urandom >/tmp/ballast
-n=0
-while :; do n=$((n+1)); echo $n >/tmp/count; sleep 0.02; done
+import os, time
+with open("/tmp/ballast", "wb") as file:
+    file.write(os.urandom(10_000_000))
+n = 0
+while True:
+    n += 1
+    with open("/tmp/next", "w") as file:
+        file.write(str(n))
+    os.rename("/tmp/next", "/tmp/count")
+    time.sleep(0.02)
 """
 
 
@@ -31,7 +38,7 @@ def store(wherry: Wherry, scratch: Path) -> str:
 
 @pytest.fixture
 def job(wherry: Wherry) -> Iterator[str]:
-    wherry("do", "--detach", "--id", "job", "--", "sh", "-c", COUNT)
+    wherry("do", "--detach", "--id", "job", "--", "python3", "-c", COUNT)
     wait_until(lambda: count(wherry, "job") > 2)
     yield "job"
     wherry("delete", "--force", "job", check=False)
@@ -57,8 +64,8 @@ def test_snapshots_while_it_runs_and_a_restore_of_each(
     at_first = count(wherry, job)
     goes_on(wherry, job, at_first)
     second = snapshot(wherry, "--leave-running", job)
-    assert first["new_bytes"] > 3_000_000
-    assert second["new_bytes"] < 300_000
+    assert first["new_bytes"] > 10_000_000
+    assert second["new_bytes"] < 3_000_000
     assert second["frozen_ns"] > 0
     listed = wherry.json("snapshots", "--json")
     assert [one["id"] for one in listed] == [first["id"], second["id"]]
@@ -157,3 +164,30 @@ def test_a_path_may_have_colons(scratch: Path) -> None:
         f"{scratch}/a:b",
         "web@2026-01-31T10:00",
     )
+
+
+def test_forget_shows_why_and_prune_reclaims(wherry: Wherry, store: str, job: str) -> None:
+    ids = [snapshot(wherry, "--leave-running", job)["id"] for _ in range(2)]
+    ids.append(snapshot(wherry, "--leave-running", "--tag", "keep", job)["id"])
+    ids.append(snapshot(wherry, job)["id"])
+    dry = wherry("forget", "--keep-last", "1", "--keep-tag", "keep", "--dry-run").stdout
+    rows = {line.split()[0]: line for line in dry.splitlines()[1:-1]}
+    assert "last" in rows[ids[3][:8]] and "tag keep" in rows[ids[2][:8]]
+    assert "no rule keeps it" in rows[ids[0][:8]]
+    assert len(wherry.json("snapshots", "--json")) == 4
+    assert "would go" in dry
+    wherry("forget", "--keep-last", "1", "--keep-tag", "keep")
+    assert [one["id"] for one in wherry.json("snapshots", "--json")] == ids[2:]
+    before = wherry.json("store", "stats", "--json")["total_bytes"]
+    assert wherry.json("store", "prune", "--max-unused", "0", "--json")["removed_packs"] > 0
+    stats = wherry.json("store", "stats", "--json")
+    assert stats["total_bytes"] < before and stats["unused_bytes"] < 4096
+    assert wherry.json("store", "check", "--read-data", "--json")["ok"]
+    wherry("delete", job)
+    wherry("restore", "--detach", "keep", job)
+    goes_on(wherry, job, 2)
+
+
+def test_forget_needs_a_rule(wherry: Wherry, store: str) -> None:
+    assert "--keep" in wherry.fails("forget").stderr
+    assert "duration" in wherry.fails("forget", "--keep-within", "soon").stderr

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from formats.chunks import Chunk
 from formats.limits import CHUNK_SIZE
 from formats.records.image import Host, Image
 from formats.records.memory import SharedMemory
+from migrate.errors import StoreError
 from migrate.store.backend import Backend, Entry
+from migrate.store.config import new_config
 from migrate.store.local import LocalBackend
 from migrate.store.reading import open_snapshot
+from migrate.store.sealing import PlainSeal
 from migrate.store.snapshots import Snapshot
-from migrate.store.store import Store, init_store
+from migrate.store.store import Store, init_store, publish_config
 from migrate.store.writer import writing
 from tests.formats.samples import copy_of
 
@@ -139,3 +142,92 @@ def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1 << at % 8
     path.write_bytes(data)
+
+
+class Interrupts:
+    """A backend under which somebody else does something before the n-th operation.
+
+    Args:
+        inner: The real one.
+        at: How many operations come before that.
+        what: Done once, between two operations.
+    """
+
+    def __init__(self, inner: Backend, at: int, what: Callable[[], object]) -> None:
+        self._inner = inner
+        self._at = at
+        self._what = what
+        self._lock = threading.RLock()
+        self.operations = 0
+
+    @property
+    def url(self) -> str:
+        return self._inner.url
+
+    def put(self, name: str, data: bytes | bytearray | memoryview, *, replace: bool = True) -> bool:
+        self._step()
+        return self._inner.put(name, data, replace=replace)
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        self._step()
+        return self._inner.get(name, offset, length)
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        self._step()
+        return iter(list(self._inner.entries(prefix)))
+
+    def remove(self, name: str) -> None:
+        self._step()
+        self._inner.remove(name)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _step(self) -> None:
+        with self._lock:
+            self.operations += 1
+            if self.operations == self._at + 1:
+                self._what()
+
+
+class InMemory:
+    """A backend for tests that make hundreds of stores: a disk's syncs would take their time."""
+
+    url = "memory"
+
+    def __init__(self) -> None:
+        self._objects: dict[str, bytes] = {}
+
+    def put(self, name: str, data: bytes | bytearray | memoryview, *, replace: bool = True) -> bool:
+        if not replace and name in self._objects:
+            return False
+        self._objects[name] = bytes(data)
+        return True
+
+    def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
+        found = self._objects.get(name)
+        if found is None:
+            raise StoreError(f"{name} is missing", reason="object-missing")
+        end = len(found) if length is None else offset + length
+        if end > len(found):
+            raise StoreError(f"{name} is short", reason="object-short")
+        return found[offset:end]
+
+    def entries(self, prefix: str = "") -> Iterator[Entry]:
+        folder = f"{prefix}/" if prefix else ""
+        objects = list(self._objects.items())
+        return iter([Entry(name, len(raw)) for name, raw in objects if name.startswith(folder)])
+
+    def remove(self, name: str) -> None:
+        self._objects.pop(name, None)
+
+    def close(self) -> None:
+        pass
+
+
+def memory_store() -> Store:
+    """A new store in memory."""
+    backend = InMemory()
+    config = new_config(encrypted=False)
+    publish_config(backend, config, backend.url)
+    return Store(backend.url, config, PlainSeal(), backend)
