@@ -193,6 +193,25 @@ def test_frames_come_in_the_order_of_the_calls() -> None:
     assert [object_id for object_id, *_ in chunks] == [1, 2]
 
 
+def test_after_a_drain_nothing_is_read_any_more() -> None:
+    """What fill reads may change as soon as a drain is over, and more may come then."""
+    source = bytearray(b"a" * 10)
+
+    def copy(view: memoryview) -> None:
+        view[:] = source
+
+    sink = io.BytesIO()
+    with ImageWriter(sink, workers=2) as writer:
+        for number in range(20):
+            writer.add_chunk(number, 0, [(0, 10)], copy)
+        writer.drain()
+        source[:] = b"b" * 10
+        writer.add_chunk(20, 0, [(0, 10)], copy)
+        writer.finish()
+    _, chunks, _ = read_image(io.BytesIO(sink.getvalue()))
+    assert [bytes(plain) for *_, plain in chunks] == [b"a" * 10] * 20 + [b"b" * 10]
+
+
 def test_an_error_in_fill_rises_in_the_caller() -> None:
     def fail(view: memoryview) -> None:
         raise ProcessLookupError(3, "the task is gone")
