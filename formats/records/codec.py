@@ -145,6 +145,12 @@ def registered() -> dict[str, type]:
     return dict(sorted(_classes.items()))
 
 
+def prepare() -> None:
+    """Do now what the first record of each class would take a while for."""
+    for cls in registered().values():
+        _plan(cls)
+
+
 # Packing and unpacking
 
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from formats.records.memory import AddressSpace, Backing, Vma
 from formats.records.task import Process
 from formats.statefile import Chunk
+from runtime.engine.dump_memory import private_runs
 from runtime.engine.mappings import MAP_LOCKED, MAP_PRIVATE
 from runtime.engine.new_task import NewTask
 from runtime.engine.ranges import PageRun, Range, gaps, intersection, without
@@ -81,15 +82,23 @@ class Pages:
         pid: A stopped process that has it.
         parent: The process that this one was forked from, or 0.
         space: Its record.
-        runs: Its private pages.
+        resident: About how many bytes of private memory it has.
         related: Whether another process has come from the same exec, so that it may share pages.
     """
 
     pid: int
     parent: int
     space: AddressSpace
-    runs: list[PageRun]
+    resident: int
     related: bool = False
+    _runs: list[PageRun] | None = None
+
+    @property
+    def runs(self) -> list[PageRun]:
+        """Its private pages, looked for at the first call."""
+        if self._runs is None:
+            self._runs = list(private_runs(self.pid, self.space))
+        return self._runs
 
     @property
     def ancestry(self) -> tuple[int, int, int]:
@@ -99,11 +108,26 @@ class Pages:
 
     def own(self, *, early: bool = False) -> Iterator[PageRun]:
         """The pages to store: ahead of everything else, or with the rest."""
-        runs = without(self.runs, [(start, start + size) for start, size in self.space.shared])
+        runs = self._unshared(self.runs)
         if not self.space.early_id:
             return iter(()) if early else runs
         ahead = [(vma.start, vma.end) for vma in self.space.vmas if is_early(self.space, vma)]
         return intersection(runs, ahead) if early else without(runs, ahead)
+
+    def own_within(self, parts: Sequence[Range]) -> Iterator[PageRun]:
+        """The pages to store with the rest that lie in *parts*."""
+        if self._runs is None:
+            return private_runs(self.pid, self.space, parts)
+        return intersection(self.own(), parts)
+
+    def own_of(self, task: int) -> Iterator[PageRun]:
+        """The pages to store with the rest, looked for in the process or in a fork of it."""
+        if self._runs is None and task != self.pid:
+            return private_runs(task, self.space)
+        return self.own()
+
+    def _unshared(self, runs: Iterable[PageRun]) -> Iterator[PageRun]:
+        return without(runs, [(start, start + size) for start, size in self.space.shared])
 
 
 def share_pages(

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from formats.records.codec import Record
+from formats.records.codec import Record, prepare
 from formats.records.files import DeletedFile
 from formats.records.image import Image
 from formats.records.memory import Backing
@@ -45,7 +45,7 @@ from runtime.engine.kinship import Kinship
 from runtime.engine.live_process import LiveProcess
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.questions import credentials
-from runtime.engine.ranges import PageRun, intersection, without
+from runtime.engine.ranges import PageRun, without
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
@@ -101,6 +101,7 @@ def dumped(
     goes_on = goes_on and not target.cgroups.frozen  # a paused one does not care
     load_kinds()  # now, for the container waits for every import later
     load_sandbox_kinds()
+    prepare()
     progress("freeze", 0, 0)
     with contextlib.ExitStack() as held:
         dump = _freeze_and_look(held, target, report)
@@ -182,7 +183,7 @@ class _Dump:
         self.frozen = contextlib.ExitStack()
         self.twins = Twins(self.context)
         self._done = self._total = 0  # bytes of memory
-        self._left: list[tuple[Pages, int, Iterable[PageRun]]] = []  # with the task to read from
+        self._left: list[tuple[Pages, int]] = []  # with the task to read from
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -303,8 +304,7 @@ class _Dump:
         mm_id = numbers(MM, view)
         if self.sharing.is_first(MM, view):
             space = dump_address_space(self.context, self.files, process, mm_id)
-            runs = list(dump_memory.private_runs(view, space))
-            self.spaces.append(Pages(view, process.parent, space, runs))
+            self.spaces.append(Pages(view, process.parent, space, self._resident(view)))
         own = self._directories(view)
         return Process(
             **self._ids(process),
@@ -339,6 +339,11 @@ class _Dump:
             semaphore_undo=process.semaphore_undo if self.sharing.is_first(UNDO, view) else (),
             settings=process.settings,
         )
+
+    def _resident(self, tid: int) -> int:
+        """Bytes of anonymous memory, in memory and swapped out (man 5 proc_pid_status)."""
+        fields = self.context.status(tid).fields
+        return sum(int(fields.get(n, "0").split()[0]) << 10 for n in ("RssAnon", "VmSwap"))
 
     def _with_own(self, process: LiveProcess, tid: int, thread: Thread) -> Thread:
         """A thread's record with its cgroups, and what it does not share with its leader."""
@@ -470,7 +475,7 @@ class _Dump:
             finally:
                 os.close(fd)
             progress("memory", self._done, self._total)
-        self._left = [(pages, pages.pid, pages.own()) for pages in self.spaces]
+        self._left = [(pages, pages.pid) for pages in self.spaces]
 
     def can_have_twins(self) -> bool:
         """Whether there is room for what the program writes to before its memory is stored."""
@@ -478,27 +483,28 @@ class _Dump:
 
     def make_twins(self, writer: ImageWriter, progress: Progress) -> None:
         """Have the private memory kept as it is; what cannot be is written at once."""
-        left = [(pages, pid, list(runs)) for pages, pid, runs in self._left]
         self._left.clear()
-        wanted = [pid for _, pid, runs in left if self._deserves_twin(pid, runs)]
+        wanted = [pages.pid for pages in self.spaces if self._deserves_twin(pages)]
         twins: dict[int, int | None] = {}
         if wanted:
             with self.twins.numbered_apart(self.records):
                 twins = {pid: self.twins.make(self.context.live[pid]) for pid in wanted}
-        for pages, pid, runs in left:
-            twin = twins.get(pid)
-            now = runs if twin is None else intersection(runs, left_behind(pages.space))
-            mm_id = pages.space.mm_id
-            self._write_pages(writer, mm_id, pid, now, progress, pages.related)
+        for pages in self.spaces:
+            twin = twins.get(pages.pid)
+            apart = left_behind(pages.space)
+            now = pages.own() if twin is None else pages.own_within(apart)
+            self._write_pages(
+                writer, pages.space.mm_id, pages.pid, now, progress, gently=pages.related
+            )
             if twin is not None:
-                self._left.append((pages, twin, without(runs, left_behind(pages.space))))
+                self._left.append((pages, twin))
         writer.drain()
 
-    def _deserves_twin(self, pid: int, runs: Iterable[PageRun]) -> bool:
-        own = self.scopes.of(pid)
+    def _deserves_twin(self, pages: Pages) -> bool:
+        own = self.scopes.of(pages.pid)
         if own.pid_for_children or own.time_for_children:
             return False  # it would be the first in a namespace, and its end that of the namespace
-        return sum(end - start for start, end, _ in runs) >= WORTHWHILE
+        return pages.resident >= WORTHWHILE
 
     def thaw(self) -> None:
         """Let the program go on, and its peers talk to it."""
@@ -514,9 +520,12 @@ class _Dump:
 
     def write_memory(self, writer: ImageWriter, progress: Progress) -> None:
         """Put the rest of the private memory into the image."""
-        for pages, pid, runs in self._left:
+        for pages, pid in self._left:
+            is_twin = pid != pages.pid
+            apart = left_behind(pages.space) if is_twin else []
+            runs = without(pages.own_of(pid), apart)
             # To read a twin in the quick way would give it pages of its own.
-            gently = pages.related or pid != pages.pid
+            gently = pages.related or is_twin
             self._write_pages(writer, pages.space.mm_id, pid, runs, progress, gently)
         self.report.memory_bytes = self._done
 
@@ -545,12 +554,7 @@ class _Dump:
 
     def _memory_size(self) -> int:
         """How many bytes of memory there are to write at most, for a progress bar."""
-        private = sum(
-            end - start
-            for pages in self.spaces
-            for early in (False, True)
-            for start, end, _ in pages.own(early=early)
-        )
+        private = sum(pages.resident for pages in self.spaces)
         return private + sum(shared.size for shared, _ in self.files.shared.values())
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from formats.records.memory import AddressSpace, Backing, SharedMemory
 from formats.statefile import CHUNK_SIZE, ImageWriter
 from runtime.engine.mappings import MAP_PRIVATE
-from runtime.engine.ranges import PageRun, without
+from runtime.engine.ranges import PageRun, Range, intersection, without
 from runtime.kernel import pagemap, process_vm
 
 Run = tuple[int, int]  # (start, length) in bytes
@@ -72,19 +72,29 @@ def read_exactly(fd: int, runs: Sequence[Run], buffer: memoryview) -> None:
             done += count
 
 
-def private_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
-    """The existing pages in private mappings, by address."""
+def private_runs(
+    pid: int, space: AddressSpace, within: Sequence[Range] | None = None
+) -> Iterator[PageRun]:
+    """The existing pages in private mappings, by address.
+
+    Args:
+        pid: A process with this address space, stopped.
+        space: Its record.
+        within: Only these parts, ascending.
+    """
     # To the page map a guard page is something swapped out.
     guards = [(start, start + length) for vma in space.vmas for start, length in vma.guards]
-    return without(_existing_runs(pid, space), guards)
-
-
-def _existing_runs(pid: int, space: AddressSpace) -> Iterator[PageRun]:
-    private = [
+    mapped: Iterable[PageRun] = (
         (vma.start, vma.end, bool(vma.protection & PROT_READ))
         for vma in space.vmas
         if vma.flags & MAP_PRIVATE and vma.backing is not Backing.VDSO
-    ]
+    )
+    if within is not None:
+        mapped = intersection(mapped, within)
+    return without(_existing_runs(pid, list(mapped)), guards)
+
+
+def _existing_runs(pid: int, private: Sequence[PageRun]) -> Iterator[PageRun]:
     if not private:
         return
     index = 0

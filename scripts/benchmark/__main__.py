@@ -13,9 +13,11 @@ from typing import Any
 
 from scripts.benchmark.measure import SizeResult, measure_life_cycle, measure_size, note
 from scripts.benchmark.scale import many_report, many_table, measure_many
+from scripts.benchmark.store import measure_store, store_report, store_table
 from scripts.benchmark.tool import Tool
 
 SIZES = (64, 512, 2048)
+STORE_SIZE = 1024
 TARGETS = {"checkpoint_ratio": 1.3, "restore_ratio": 1.5, "run_true_s": 0.120, "rss_mib": 150}
 
 
@@ -24,7 +26,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="MIB")
     parser.add_argument(
-        "--only", choices=("sizes", "many", "life"), help="measure just one of the three parts"
+        "--only", choices=("sizes", "many", "store", "life"), help="measure just one of the parts"
     )
     parser.add_argument("--rounds", type=int, default=3, help="per size; the median is reported")
     parser.add_argument("--directory", type=Path, help="where images go [a temporary directory]")
@@ -57,6 +59,9 @@ def _size_table(results: list[SizeResult]) -> list[list[str]]:
 
     add("checkpoint, leave running", *(f"{r.checkpoint_running_s:.3f} s" for r in results))
     add("  frozen for", *(f"{r.frozen_running_s * 1e3:.0f} ms" for r in results))
+    add(
+        "  frozen / read alone", *(f"{r.frozen_running_s / r.pipeline_read_s:.2f}" for r in results)
+    )
     add("checkpoint and stop", *(f"{r.checkpoint_stop_s:.3f} s" for r in results))
     add("physical pipeline", *(f"{r.pipeline_s:.3f} s" for r in results))
     add("  read alone", *(f"{r.pipeline_read_s:.3f} s" for r in results))
@@ -90,6 +95,10 @@ def _measure(tool: Tool, scratch: Path, options: argparse.Namespace) -> dict[str
         many = measure_many(tool, scratch, options.rounds)
         _print_table(many_table(many))
         report["many"] = many_report(many)
+    if options.only in (None, "store"):
+        stored = measure_store(tool, scratch, STORE_SIZE)
+        _print_table(store_table(stored))
+        report["store"] = store_report(stored)
     if options.only in (None, "life"):
         note("create, start, delete and run")
         life = measure_life_cycle(tool, scratch, max(options.rounds * 3, 5))

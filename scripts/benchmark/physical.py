@@ -89,6 +89,15 @@ def dump(pid: int, ranges: list[tuple[int, int]], target: Path) -> Pipeline:
     return Pipeline(total_s, *stages, sum(size for _, size in ranges), packed_bytes)
 
 
+def read(pid: int, ranges: list[tuple[int, int]]) -> float:
+    """Seconds of one plain read of *ranges* of a process."""
+    buffer = memoryview(bytearray(PIECE))
+    start = time.perf_counter()
+    for piece in _pieces(ranges):
+        process_vm.read_runs(pid, [piece], buffer[: piece[1]])
+    return time.perf_counter() - start
+
+
 def _write_piece(fd: int, packed: bytes) -> int:
     os.write(fd, len(packed).to_bytes(4, "little") + packed)
     return len(packed) + 4
