@@ -37,6 +37,7 @@ HOMES = {
     "botocore": ("migrate/store/s3.py",),
     "urllib3": ("migrate/store/registry.py",),
     "click": ("migrate/cli",),
+    "cryptography": ("migrate/store/crypto.py", "migrate/store/secrets.py"),
     "rich": ("migrate/cli",),
     "psutil": ("runtime", "migrate"),
 }

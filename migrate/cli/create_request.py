@@ -16,6 +16,7 @@ from migrate.cli.late_progress import late_progress
 from runtime.errors import ContainerError
 
 if TYPE_CHECKING:
+    from migrate.cli.store_options import Place
     from runtime.creation import CreateRequest
     from runtime.engine.api import RestoreOptions
     from runtime.restore_container import RestorePlan
@@ -37,7 +38,7 @@ class CreateOptions:
     restore: Path | None
     no_monitor: bool
     give: RestoreOptions | None = None
-    snapshot: tuple[str, str] | None = None  # a store and what is to be restored from it
+    snapshot: tuple[Place, str] | None = None  # a store and what is to be restored from it
 
 
 _OPTIONS = (
@@ -150,13 +151,13 @@ def request_from(
         )
 
 
-def _plan_snapshot(reference: tuple[str, str], options: CreateOptions, cid: str) -> RestorePlan:
+def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: str) -> RestorePlan:
     from migrate.cli.store_options import opened
     from migrate.store.carrier import plan_snapshot_restore
     from migrate.store.config import Operation
 
-    url, wanted = reference
-    with opened(url, Operation.RESTORE) as store:
+    place, wanted = reference
+    with opened(place, Operation.RESTORE) as store:
         found = store.find(wanted)
         return plan_snapshot_restore(store, found.snapshot_id, options.bundle, cid, options.give)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from migrate.cli.options import print_json
-from migrate.cli.store_options import opened, store_options
+from migrate.cli.store_options import Place, opened, store_options
 
 if TYPE_CHECKING:
     from migrate.retention import Policy, Verdict
@@ -74,7 +74,7 @@ def policy_from(within: str | None, keep_tags: tuple[str, ...], counts: dict[str
 @click.option("--prune", "then_prune", is_flag=True, help="Prune the store afterwards.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 def command(
-    url: str | None,
+    place: Place,
     cid: str | None,
     tag: str | None,
     dry_run: bool,
@@ -93,7 +93,7 @@ def command(
     from migrate.store.prune import prune
 
     policy = policy_from(within, keep_tags, counts)
-    with opened(url, Operation.DELETE) as store:
+    with opened(place, Operation.DELETE) as store:
         by_container: dict[str, list[Snapshot]] = {}
         for one in store.snapshots():
             if (cid is None or one.container_id == cid) and (tag is None or tag in one.tags):

@@ -10,7 +10,7 @@ import click
 from migrate.cli.create_request import CreateOptions
 from migrate.cli.engine_options import restore_options
 from migrate.cli.options import Settings, pass_settings
-from migrate.cli.store_options import require_url, split_reference, store_options
+from migrate.cli.store_options import Place, at_reference, store_options
 
 if TYPE_CHECKING:
     from runtime.engine.api import RestoreOptions
@@ -46,7 +46,7 @@ def command(
     names: tuple[str, ...],
     image_path: Path | None,
     latest: str | None,
-    url: str | None,
+    place: Place,
     bundle: Path | None,
     detach: bool,
     keep: bool,
@@ -61,7 +61,7 @@ def command(
     """
     from migrate.cli.running import run_detached, run_in_foreground
 
-    snapshot, cid = _what_and_whereto(names, image_path, latest, url)
+    snapshot, cid = _what_and_whereto(names, image_path, latest, place)
     options = CreateOptions(
         bundle=bundle,
         console_socket=console_socket,
@@ -81,16 +81,16 @@ def command(
 
 
 def _what_and_whereto(
-    names: tuple[str, ...], image_path: Path | None, latest: str | None, url: str | None
-) -> tuple[tuple[str, str] | None, str]:
+    names: tuple[str, ...], image_path: Path | None, latest: str | None, place: Place
+) -> tuple[tuple[Place, str] | None, str]:
     """The snapshot, if it is to be one, and the new container's id."""
     given = [image_path is not None, latest is not None, len(names) == 2]
     if sum(given) > 1 or len(names) > 2:
         raise click.UsageError("give one of --image-path, --latest and STORE:ID, and one NEW-ID")
     if latest is not None:
-        return (require_url(url), latest), names[0] if names else latest
+        return (place, latest), names[0] if names else latest
     if len(names) == 2:
-        return split_reference(names[0], url), names[1]
+        return at_reference(names[0], place), names[1]
     if image_path is None or not names:
         raise click.UsageError("give --image-path FILE, --latest JOB or STORE:ID, and NEW-ID")
     return None, names[0]

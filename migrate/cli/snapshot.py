@@ -10,7 +10,7 @@ import click
 from migrate.cli.engine_options import checkpoint_options
 from migrate.cli.late_progress import late_progress
 from migrate.cli.options import Settings, pass_settings, print_json
-from migrate.cli.store_options import opened, store_options
+from migrate.cli.store_options import Place, opened, store_options
 
 if TYPE_CHECKING:
     from runtime.engine.api import CheckpointOptions
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 @pass_settings
 def command(
     settings: Settings,
-    url: str | None,
+    place: Place,
     tags: tuple[str, ...],
     cid: str,
     leave_running: bool,
@@ -47,7 +47,7 @@ def command(
 
     checked = tuple(check_tag(tag) for tag in tags)
     container = settings.load(cid)
-    store = opened(url, Operation.WRITE)
+    store = opened(place, Operation.WRITE)
     with late_progress("snapshot", quiet=as_json) as progress:
         report = snapshot_container(
             container,

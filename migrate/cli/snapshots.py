@@ -7,7 +7,7 @@ import logging
 import click
 
 from migrate.cli.options import print_json
-from migrate.cli.store_options import opened, store_options
+from migrate.cli.store_options import Place, opened, store_options
 
 log = logging.getLogger(__name__)
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 @click.option("--container", "cid", metavar="ID", help="Only those of this container.")
 @click.option("--tag", "tag", metavar="TAG", help="Only those with this tag.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
-def command(url: str | None, cid: str | None, tag: str | None, as_json: bool) -> None:
+def command(place: Place, cid: str | None, tag: str | None, as_json: bool) -> None:
     """List the snapshots of a store, the oldest first; times are UTC."""
     from formats.errors import WherryError
     from migrate.cli.human import human_bytes
@@ -26,7 +26,7 @@ def command(url: str | None, cid: str | None, tag: str | None, as_json: bool) ->
     from migrate.store.config import Operation
 
     failures: list[WherryError] = []
-    with opened(url, Operation.READ) as store:
+    with opened(place, Operation.READ) as store:
         found = [
             one
             for one in store.snapshots(failures=failures)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from migrate.cli.options import print_json
-from migrate.cli.store_options import opened, require_url, store_options
+from migrate.cli.store_keys import key_group
+from migrate.cli.store_options import Place, opened, require_url, store_options
 
 if TYPE_CHECKING:
     from migrate.store.prune import PruneReport
@@ -21,14 +23,37 @@ def command() -> None:
     """Make, check, and look into stores of snapshots."""
 
 
+command.add_command(key_group)
+
+
 @command.command("init")
 @store_options
+@click.option("--encrypt", is_flag=True, help="Encrypt all that is in it.")
+@click.option(
+    "--recipient",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="With --encrypt: unlock it with the private key of this public one (X25519, PEM).",
+)
 @_JSON
-def init(url: str | None, as_json: bool) -> None:
-    """Make a store."""
+def init(place: Place, encrypt: bool, recipient: Path | None, as_json: bool) -> None:
+    """Make a store.
+
+    With --encrypt nothing in it can be read or changed unnoticed without its key; a password, a key
+    file or a private key unlocks that. Without any of them, the store is lost.
+    """
     from migrate.store.store import init_store
 
-    with init_store(require_url(url)) as store:
+    url = require_url(place.url)
+    secret = None
+    if recipient is not None and not encrypt:
+        raise click.UsageError("--recipient needs --encrypt")
+    if recipient is not None:
+        from migrate.store.secrets import recipient as from_file
+
+        secret = from_file(recipient)
+    elif encrypt:
+        secret = place.secret(new=True)
+    with init_store(url, secret) as store:
         report = {
             "store": store.url,
             "id": store.config.store_id.hex(),
@@ -37,14 +62,14 @@ def init(url: str | None, as_json: bool) -> None:
     if as_json:
         print_json(report)
     else:
-        click.echo(f"{report['store']}: a store is ready")
+        click.echo(f"{report['store']}: {'an encrypted' if encrypt else 'a'} store is ready")
 
 
 @command.command("check")
 @store_options
 @click.option("--read-data", is_flag=True, help="Also read all packs, and check every chunk.")
 @_JSON
-def check(url: str | None, read_data: bool, as_json: bool) -> int:
+def check(place: Place, read_data: bool, as_json: bool) -> int:
     """Look for damage: missing, truncated and changed objects, and the snapshots they touch.
 
     Exits with 0 when the store is whole, else with 1.
@@ -53,7 +78,10 @@ def check(url: str | None, read_data: bool, as_json: bool) -> int:
     from migrate.store.check import check_store
     from migrate.store.config import Operation
 
-    with opened(url, Operation.READ) as store, progress_display("check", quiet=as_json) as progress:
+    with (
+        opened(place, Operation.READ) as store,
+        progress_display("check", quiet=as_json) as progress,
+    ):
         report = check_store(store, read_data=read_data, progress=progress)
     if as_json:
         print_json(
@@ -93,13 +121,13 @@ def check(url: str | None, read_data: bool, as_json: bool) -> int:
 @command.command("stats")
 @store_options
 @_JSON
-def stats(url: str | None, as_json: bool) -> None:
+def stats(place: Place, as_json: bool) -> None:
     """Show how much a store holds, and how much its snapshots share."""
     from migrate.cli.human import human_bytes
     from migrate.store.config import Operation
     from migrate.store.stats import read_stats
 
-    with opened(url, Operation.READ) as store:
+    with opened(place, Operation.READ) as store:
         found = read_stats(store)
     if as_json:
         ratios = {"dedup_ratio": round(found.dedup_ratio, 3), "ratio": round(found.ratio, 3)}
@@ -128,7 +156,7 @@ def stats(url: str | None, as_json: bool) -> None:
     help="How much may stay that no snapshot needs.",
 )
 @_JSON
-def prune(url: str | None, dry_run: bool, max_unused: float, as_json: bool) -> None:
+def prune(place: Place, dry_run: bool, max_unused: float, as_json: bool) -> None:
     """Remove chunks that no snapshot needs; others may write meanwhile.
 
     What a writer at work may rely on stays until it has ended; the next prune removes it.
@@ -138,7 +166,7 @@ def prune(url: str | None, dry_run: bool, max_unused: float, as_json: bool) -> N
     from migrate.store.prune import prune as run
 
     with (
-        opened(url, Operation.PRUNE) as store,
+        opened(place, Operation.PRUNE) as store,
         progress_display("prune", quiet=as_json) as progress,
     ):
         report = run(store, dry_run=dry_run, max_unused=max_unused / 100, progress=progress)

@@ -97,6 +97,7 @@ class _Check:
 
     def run(self, read_data: bool, progress: Callable[[str, int, int], object]) -> CheckReport:
         self._look_at_names()
+        self._read_keys()
         # A snapshot appears after its index: in this order none seems to lack chunks.
         snapshots = self._store.sizes(Kind.SNAPSHOT)
         self._load_index()
@@ -118,6 +119,15 @@ class _Check:
             known = kind is not None and id_from(kind, entry.name) is not None
             if not known and entry.name != CONFIG_NAME:
                 self._report.notes.append(f"{entry.name} is no object of the store")
+
+    def _read_keys(self) -> None:
+        if self._store.config.encrypted:
+            from migrate.store.crypto import read_keys
+
+            try:
+                read_keys(self._store.backend)
+            except StoreError as exc:
+                self._damage(FOLDERS[Kind.KEY], exc)
 
     def _load_index(self) -> None:
         backend, seal = self._store.backend, self._store.seal

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from formats.errors import WherryError
 from migrate.errors import StoreError
@@ -47,6 +47,9 @@ from migrate.store.objects import (
 from migrate.store.open import open_backend
 from migrate.store.sealing import PlainSeal, Seal
 from migrate.store.snapshots import Snapshot, find_snapshot, pack_description, unpack_description
+
+if TYPE_CHECKING:
+    from migrate.store.crypto import Secret
 
 _FIRST_READ = 4096  # header and description of nearly every snapshot
 _PARALLEL = 8  # small objects that are fetched at once
@@ -287,26 +290,55 @@ def open_store(url: str, operation: Operation, unlock: Unlock) -> Store:
     return Store(url, config, seal, backend)
 
 
-def init_store(url: str) -> Store:
-    """Make a store that is not encrypted.
+def init_store(url: str, secret: Secret | None = None) -> Store:
+    """Make a store.
+
+    Args:
+        url: Where.
+        secret: Encrypts it, and unlocks it; further ones can be added.
 
     Raises:
         StoreError: Reason ``store-exists``.
     """
     backend = open_backend(url)
-    config = new_config(encrypted=False)
+    config = new_config(encrypted=secret is not None)
+    seal: Seal = PlainSeal()
     try:
+        if backend_has_config(backend):
+            raise _exists(url)
+        if secret is not None:
+            from migrate.store.crypto import AeadSeal, add_key, new_master
+
+            master = new_master()
+            seal = AeadSeal(master)
+            config = dataclasses.replace(config, key_check=seal.key_check(config))
+            add_key(backend, config, master, secret)
         publish_config(backend, config, url)
     except BaseException:
         backend.close()
         raise
-    return Store(url, config, PlainSeal(), backend)
+    return Store(url, config, seal, backend)
+
+
+def backend_has_config(backend: Backend) -> bool:
+    """Whether a store is there already."""
+    try:
+        backend.get(CONFIG_NAME, 0, 1)
+    except StoreError as exc:
+        if exc.reason in ("object-missing", "object-short"):
+            return exc.reason == "object-short"
+        raise
+    return True
 
 
 def publish_config(backend: Backend, config: StoreConfig, url: str) -> None:
     """Make a store appear: its configuration is the last thing that is written."""
     if not backend.put(CONFIG_NAME, pack_config(config), replace=False):
-        raise StoreError(f"{url}: a store is there already", reason="store-exists")
+        raise _exists(url)
+
+
+def _exists(url: str) -> StoreError:
+    return StoreError(f"{url}: a store is there already", reason="store-exists")
 
 
 def _read_config(backend: Backend, url: str) -> bytes:

@@ -191,3 +191,54 @@ def test_forget_shows_why_and_prune_reclaims(wherry: Wherry, store: str, job: st
 def test_forget_needs_a_rule(wherry: Wherry, store: str) -> None:
     assert "--keep" in wherry.fails("forget").stderr
     assert "duration" in wherry.fails("forget", "--keep-within", "soon").stderr
+
+
+def test_an_encrypted_store_holds_nothing_readable(wherry: Wherry, scratch: Path) -> None:
+    url, password = scratch / "sealed", scratch / "password"
+    password.write_text("correct horse\n")
+    wherry.env["WHERRY_STORE"] = str(url)
+    wherry("store", "init", "--encrypt", "--password-file", password)
+    command = ["sh", "-c", "echo hunter2-file >/tmp/f; while :; do sleep 1; done"]
+    spec = ["do", "--detach", "--id", "payroll", "--", "env", "SECRET=hunter2-env", *command]
+    wherry(*spec)
+    wait_until(lambda: "file" in wherry("exec", "payroll", "cat", "/tmp/f", check=False).stdout)
+    try:
+        told = wherry.fails("snapshot", "payroll").stderr
+        assert "--password-file" in told
+        wherry.env["WHERRY_STORE_PASSWORD"] = "correct horse"
+        snapshot(wherry, "--tag", "quarterly", "payroll")
+        for path in url.rglob("*"):
+            if path.is_file():
+                data = path.read_bytes()
+                assert not any(word in data for word in (b"hunter2", b"payroll", b"quarterly"))
+        wherry("delete", "payroll")
+        wherry("restore", "--detach", "quarterly", "payroll")
+        assert wherry("exec", "payroll", "cat", "/tmp/f").stdout == "hunter2-file\n"
+        wherry.env["WHERRY_STORE_PASSWORD"] = "wrong"
+        assert "opens none" in wherry.fails("snapshots").stderr
+    finally:
+        wherry("delete", "--force", "payroll", check=False)
+
+
+def test_keys_of_a_store(wherry: Wherry, scratch: Path) -> None:
+    wherry.env["WHERRY_STORE"] = str(scratch / "sealed")
+    (scratch / "key").write_bytes(b"0123456789abcdef" * 2)
+    (scratch / "password").write_text("pw")
+    with_key = ("--key-file", scratch / "key")
+    wherry("store", "init", "--encrypt", *with_key)
+    (only,) = wherry.json("store", "key", "list", "--json")
+    assert "only key" in wherry.fails("store", "key", "remove", *with_key, only["id"]).stderr
+    wherry("store", "key", "add", *with_key, "--new-password-file", scratch / "password")
+    wherry("store", "key", "remove", "--password-file", scratch / "password", only["id"][:6])
+    assert "opens none" in wherry.fails("snapshots", *with_key).stderr
+    assert wherry.json("snapshots", "--json", "--password-command", "echo pw") == []
+    (left,) = wherry.json("store", "key", "list", "--json")
+    assert left["method"] == "password"
+
+
+def test_a_secret_for_a_store_that_is_not_encrypted_is_refused(
+    wherry: Wherry, store: str, scratch: Path
+) -> None:
+    (scratch / "password").write_text("pw")
+    told = wherry.fails("snapshots", "--password-file", scratch / "password").stderr
+    assert "is not encrypted" in told
