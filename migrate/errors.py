@@ -62,3 +62,10 @@ class StoreError(WherryError):
 
     exit_code = 50
     default_reason = "store-error"
+
+
+class ScheduleError(MigrateError):
+    """A schedule makes no sense, or cannot be run as asked."""
+
+    exit_code = 47
+    default_reason = "bad-schedule"

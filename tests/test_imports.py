@@ -32,6 +32,7 @@ HOMES = {
     "zstandard": ("formats",),
     "blake3": ("formats",),
     "pyseccomp": ("runtime/sandbox",),
+    "cronsim": ("migrate/schedule/timing.py",),
     "paramiko": ("migrate/ssh.py", "migrate/ssh", "migrate/transport", "migrate/store/sftp.py"),
     "boto3": ("migrate/store/s3.py",),
     "botocore": ("migrate/store/s3.py",),

@@ -55,6 +55,7 @@ COMMANDS: dict[str, Entry] = {
     "snapshots": Entry("migrate.cli.snapshots", "List the snapshots of a store."),
     "forget": Entry("migrate.cli.forget", "Drop snapshots by policy."),
     "store": Entry("migrate.cli.store", "Make, check and prune stores; see what they hold."),
+    "schedule": Entry("migrate.cli.schedule", "Take snapshots at set times."),
     "image": Entry("migrate.cli.image", "Look into state files and verify them."),
     "ship": Entry("migrate.cli.ship", "Copy a state file to another host."),
     "migrate": Entry("migrate.cli.migrate", "Move a running container to another host."),

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 @store_options
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag it; may be repeated.")
 @click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
+@click.option("--bwlimit", metavar="RATE", help="Bytes per second to the store: 500k, 20M, 1G.")
 @checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
 @click.argument("cid", metavar="CONTAINER")
@@ -32,6 +33,7 @@ def command(
     tags: tuple[str, ...],
     cid: str,
     leave_running: bool,
+    bwlimit: str | None,
     allow: CheckpointOptions,
     as_json: bool,
 ) -> None:
@@ -41,13 +43,16 @@ def command(
     has stopped afterwards. If anything fails, it runs on untouched and no snapshot appears.
     """
     from migrate.cli.human import human_bytes, human_time
+    from migrate.rate_limit import parse_rate
     from migrate.store.carrier import snapshot_container
     from migrate.store.config import Operation
     from migrate.store.snapshots import check_tag
 
     checked = tuple(check_tag(tag) for tag in tags)
+    limit = None if bwlimit is None else parse_rate(bwlimit)
     container = settings.load(cid)
     store = opened(place, Operation.WRITE)
+    store.put_limit = limit
     with late_progress("snapshot", quiet=as_json) as progress:
         report = snapshot_container(
             container,

@@ -47,6 +47,7 @@ from migrate.store.objects import (
 from migrate.store.open import open_backend
 from migrate.store.sealing import PlainSeal, Seal
 from migrate.store.snapshots import Snapshot, find_snapshot, pack_description, unpack_description
+from migrate.store.throttle import throttled
 
 if TYPE_CHECKING:
     from migrate.store.crypto import Secret
@@ -68,6 +69,8 @@ class Store:
         url: Where it is.
         config: Its configuration.
         seal: Its protection.
+        put_limit: Bytes per second that are written to it, from the next connection on; None for
+            all there is.
     """
 
     def __init__(
@@ -77,12 +80,15 @@ class Store:
         self.config = config
         self.seal = seal
         self._backend = backend
+        self.put_limit: float | None = None
 
     @property
     def backend(self) -> Backend:
         """Where the objects are; connects when that is not done yet."""
         if self._backend is None:
-            self._backend = open_backend(self.url)
+            opened = open_backend(self.url)
+            limit = self.put_limit
+            self._backend = opened if limit is None else throttled(opened, limit)
         return self._backend
 
     def disconnect(self) -> None:
