@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from formats import wire
 from formats.chunks import ChunkMeta, pack_meta, runs_problem
@@ -80,15 +80,19 @@ class ImageWriter:
             ValueError: After the first chunk.
             ImageWriteError: More records than an image can hold.
         """
+        self.add_raw_record(kind_of(rec), pack_record(rec))
+
+    def add_raw_record(self, kind: str, fields: dict[str, Any]) -> None:
+        """As `add_record`, for one of a kind that we need not know: it was read from an image."""
         self._require_open()
         if self._chunks or len(self._pipeline):
             raise ValueError("records come before the first chunk")
-        packed = wire.pack([kind_of(rec), pack_record(rec)])
+        packed = wire.pack([kind, fields])
         self._records += 1
         self._records_size += len(packed)
         if len(packed) > MAX_BLOCK_SIZE:
             raise ImageWriteError(
-                f"a record {kind_of(rec)!r} has {len(packed)} bytes, at most {MAX_BLOCK_SIZE} fit",
+                f"a record {kind!r} has {len(packed)} bytes, at most {MAX_BLOCK_SIZE} fit",
                 reason="record-too-large",
             )
         if self._records > MAX_RECORDS or self._records_size > MAX_RECORDS_SIZE:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from formats.errors import ImageError
+from formats.external import ExternalImageReader
 from formats.header import Header
 from formats.index import ImageIndex
 from formats.manifest import ImageSummary
@@ -51,7 +53,7 @@ class ImageReport:
     """An image's records, sorted by what they are about.
 
     Attributes:
-        path: The file.
+        path: The file, or the snapshot as ``STORE:ID``.
         header: Format and features.
         summary: Counts and sizes of the end frame, the root digest among them.
         kinds: How many records of each kind, unknown ones included.
@@ -67,7 +69,7 @@ class ImageReport:
         objects: Sizes of the contents by object id.
     """
 
-    path: Path
+    path: str
     header: Header
     summary: ImageSummary
     kinds: Counter[str] = field(default_factory=Counter)
@@ -122,25 +124,57 @@ class ImageReport:
 
 
 def read_report(path: Path) -> ImageReport:
-    """Read what an image says about itself.
+    """Read what a state file says about itself.
 
     Raises:
         ImageError: It cannot be read, or is damaged in what was read.
     """
     with open_image(path) as source:
         reader = ImageReader(source)
-        records = [
-            (kind, unpack_record(kind, fields) if class_of(kind) else None)
-            for kind, fields in reader.for_each_raw_record()
-        ]
+        records = _read_records(reader)
         try:
             index = ImageIndex(source)
-            report = ImageReport(path, reader.header, index.summary)
+            report = ImageReport(str(path), reader.header, index.summary)
             for entry in index.for_each_entry():
                 contents = report.objects.setdefault(entry.meta.object_id, Contents())
                 contents.add(Contents(1, entry.head.plain_size, entry.head.stored_size))
         except ImageError as exc:
             raise type(exc)(f"{reader.name}: {exc}", reason=exc.reason) from exc
+    return _filled(report, records)
+
+
+def read_snapshot_report(
+    name: str, reader: ExternalImageReader, stored_size: Callable[[bytes], int]
+) -> ImageReport:
+    """Read what a snapshot says about itself, without its contents.
+
+    Args:
+        name: As the report calls it.
+        reader: At its start.
+        stored_size: The bytes that a chunk takes in the store, others' share included.
+
+    Raises:
+        ImageError: It is damaged.
+    """
+    records = _read_records(reader)
+    objects: dict[int, Contents] = {}
+    for meta in reader.for_each_meta():
+        plain = sum(length for _, length in meta.runs)
+        contents = objects.setdefault(meta.object_id, Contents())
+        contents.add(Contents(1, plain, stored_size(meta.chunk_id)))
+    stored = sum(contents.stored_bytes for contents in objects.values())
+    summary = dataclasses.replace(reader.finish(), stored_bytes=stored)
+    return _filled(ImageReport(name, reader.header, summary, objects=objects), records)
+
+
+def _read_records(reader: ImageReader) -> list[tuple[str, Record | None]]:
+    return [
+        (kind, unpack_record(kind, fields) if class_of(kind) else None)
+        for kind, fields in reader.for_each_raw_record()
+    ]
+
+
+def _filled(report: ImageReport, records: list[tuple[str, Record | None]]) -> ImageReport:
     for kind, rec in records:
         report.kinds[kind] += 1
         if rec is not None:
@@ -183,7 +217,7 @@ def report_as_json(report: ImageReport) -> dict[str, Any]:
     image, host = report.image, report.host
     summary = dataclasses.asdict(report.summary) | {"root": report.summary.root.hex()}
     return {
-        "path": str(report.path),
+        "path": report.path,
         "format": {
             "major": report.header.major,
             "minor": report.header.minor,

@@ -56,7 +56,7 @@ def _facts(report: ImageReport) -> Table:
     def fact(name: str, value: str) -> None:
         table.add_row(Text(name, style="bold"), safe(value))
 
-    fact("image", str(report.path))
+    fact("image", report.path)
     if image is not None:
         fact("container", image.container_id)
         fact("made", f"{_moment(image.created_ns)}, by wherry {image.wherry_version}")

@@ -56,7 +56,7 @@ COMMANDS: dict[str, Entry] = {
     "forget": Entry("migrate.cli.forget", "Drop snapshots by policy."),
     "store": Entry("migrate.cli.store", "Make, check and prune stores; see what they hold."),
     "schedule": Entry("migrate.cli.schedule", "Take snapshots at set times."),
-    "image": Entry("migrate.cli.image", "Look into state files and verify them."),
+    "image": Entry("migrate.cli.image", "Look into images, verify, compare, copy, name them."),
     "ship": Entry("migrate.cli.ship", "Copy a state file to another host."),
     "migrate": Entry("migrate.cli.migrate", "Move a running container to another host."),
     "receive": Entry("migrate.cli.receive", "The other side of migrate; called over SSH."),

@@ -19,6 +19,11 @@ log = logging.getLogger(__name__)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array.")
 def command(place: Place, cid: str | None, tag: str | None, as_json: bool) -> None:
     """List the snapshots of a store, the oldest first; times are UTC."""
+    show_snapshots(place, cid=cid, tag=tag, as_json=as_json)
+
+
+def show_snapshots(place: Place, *, cid: str | None, tag: str | None, as_json: bool) -> None:
+    """Print the table, or a JSON array."""
     from formats.errors import WherryError
     from migrate.cli.human import human_bytes
     from migrate.cli.table import print_table

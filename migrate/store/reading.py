@@ -103,6 +103,11 @@ class StoreChunks:
         self._chunks = self._store.load_index()
         return self._fetch_alone(chunk_id)
 
+    def stored_size(self, chunk_id: bytes) -> int:
+        """The bytes that a chunk takes in the store; 0 for one that is missing."""
+        where = self._chunks.find(chunk_id)
+        return where.stored_size if where is not None else 0
+
     def settle(self) -> None:
         """Stop the threads and disconnect; both come back when they are needed."""
         if self._pool is not None:

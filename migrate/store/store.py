@@ -182,7 +182,13 @@ class Store:
 
     def find(self, wanted: str) -> Snapshot:
         """The snapshot that somebody means; see `find_snapshot`."""
-        return find_snapshot(self.snapshots(failures=[]), wanted, self.url)
+        failures: list[WherryError] = []
+        try:
+            return find_snapshot(self.snapshots(failures=failures), wanted, self.url)
+        except StoreError as exc:
+            for failure in failures:
+                exc.add_note(str(failure))
+            raise
 
     def read_image(self, snapshot_id: bytes) -> tuple[Snapshot, bytes]:
         """A snapshot's description and its image.
@@ -217,6 +223,15 @@ class Store:
         self.require(Operation.DELETE)
         for one in snapshots:
             self.backend.remove(name_of(Kind.SNAPSHOT, one.snapshot_id))
+
+    def remove_snapshot(self, wanted: str) -> bytes:
+        """Remove one snapshot, which may be damaged if *wanted* is its whole id; its id."""
+        self.require(Operation.DELETE)
+        whole = id_from(Kind.SNAPSHOT, f"{FOLDERS[Kind.SNAPSHOT]}/{wanted}")
+        found = whole if whole in self.sizes(Kind.SNAPSHOT) else None
+        snapshot_id = found or self.find(wanted).snapshot_id
+        self.backend.remove(name_of(Kind.SNAPSHOT, snapshot_id))
+        return snapshot_id
 
     def _read_description(self, snapshot_id: bytes, size: int) -> Snapshot:
         name = name_of(Kind.SNAPSHOT, snapshot_id)

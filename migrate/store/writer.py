@@ -14,12 +14,12 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol
 
 from formats.external import ExternalImageWriter
 from formats.manifest import ImageSummary
 from formats.pipeline import Job
-from formats.records.codec import Record
+from formats.records.codec import unpack_record
 from formats.records.image import Host, Image
 from migrate.errors import StoreError
 from migrate.store.backend import Linking
@@ -33,6 +33,7 @@ from migrate.store.store import Store
 
 log = logging.getLogger(__name__)
 
+_DESCRIBING = ("image", "host")  # kinds of records that a snapshot's description takes from
 _UPLOADS = 2  # packs that are on their way at once
 _PACKS_IN_HAND = 3  # closed packs in memory, those included
 
@@ -99,12 +100,14 @@ class SnapshotWriter(ExternalImageWriter):
             self._lock.refresh()
             self._send()
 
-    def add_record(self, rec: Record) -> None:
-        if isinstance(rec, Image):
-            self._image_record = rec
-        elif isinstance(rec, Host):
-            self._host = rec
-        super().add_record(rec)
+    def add_raw_record(self, kind: str, fields: dict[str, Any]) -> None:
+        if kind in _DESCRIBING:
+            rec = unpack_record(kind, fields)
+            if isinstance(rec, Image):
+                self._image_record = rec
+            elif isinstance(rec, Host):
+                self._host = rec
+        super().add_raw_record(kind, fields)
 
     def finish(self) -> ImageSummary:
         self._summary = super().finish()
