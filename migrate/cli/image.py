@@ -120,6 +120,27 @@ def _verify(text: str, place: Place, *, quiet: bool) -> ImageSummary:
             return subject.reader.finish()
 
 
+@command.command("diff")
+@store_options
+@click.argument("before", metavar="IMAGE")
+@click.argument("after", metavar="IMAGE")
+@_JSON
+def compare_images(place: Place, before: str, after: str, as_json: bool) -> None:
+    """Show what changed between two images: tasks, files, memory by mapping.
+
+    Contents are compared by the names of their chunks, so a change is known to the mebibyte.
+    """
+    from migrate.cli.image_compare import compare, print_diff
+    from migrate.cli.image_source import open_subject
+
+    with open_subject(before, place) as old, open_subject(after, place) as new:
+        found = compare(old, new)
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(found), indent=2))
+    else:
+        print_diff(found)
+
+
 @command.command("export")
 @store_options
 @_IMAGE

@@ -242,3 +242,17 @@ def test_a_secret_for_a_store_that_is_not_encrypted_is_refused(
     (scratch / "password").write_text("pw")
     told = wherry.fails("snapshots", "--password-file", scratch / "password").stderr
     assert "is not encrypted" in told
+
+
+def test_diff_shows_what_a_job_did_in_between(wherry: Wherry, store: str, job: str) -> None:
+    first = snapshot(wherry, "--leave-running", job)
+    wherry("exec", job, "sh", "-c", "echo new >/tmp/extra")
+    second = snapshot(wherry, "--leave-running", job)
+    found = wherry.json("image", "diff", "--json", first["id"], second["id"])
+    files = {one["path"]: one["change"] for one in found["files"]}
+    assert files["/tmp/extra"] == "added" and files["/tmp/count"] == "changed"
+    assert "/tmp/ballast" not in files
+    assert any(one["change"] == "changed" for one in found["memory"])
+    text = wherry("image", "diff", first["id"], second["id"]).stdout
+    assert "file /tmp/extra added: 4 B" in text
+    assert wherry("image", "diff", "latest", second["id"]).stdout == "no difference\n"
