@@ -37,6 +37,7 @@ MAX_PACKET_SIZE = 256 << 10  # of packets to us; the server names its own limit 
 KEEPALIVE_S = 10
 DEAD_AFTER_MS = 15_000  # unacknowledged data or keepalives for so long: the far host is gone
 STDERR_KEPT = 8192
+_THREAD_ENDS_WITHIN_S = 5.0
 PREFERRED_CIPHERS = (
     "aes128-gcm@openssh.com",
     "aes256-gcm@openssh.com",
@@ -71,6 +72,10 @@ class SshConnection:
     def close(self) -> None:
         """End the connection with everything that runs over it."""
         self._transport.close()
+        # The library's thread looks only now and then whether its work is over; whoever enters
+        # a time namespace next must be alone (EUSERS, man 2 setns).
+        if self._transport.is_alive() and self._transport is not threading.current_thread():
+            self._transport.join(_THREAD_ENDS_WITHIN_S)
         if self._below is not None:
             self._below.close()
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
@@ -22,6 +24,7 @@ from migrate.store.store import Store
 _READS = 4  # at once
 _SPAN_SIZE = 8 << 20  # bytes that one read fetches at most
 _GAP = 64 << 10  # bytes between two chunks that are rather read than skipped
+_THREADS_END_WITHIN_S = 1.0
 _KEPT = 64  # chunks that were fetched ahead and not asked for yet
 
 
@@ -114,6 +117,7 @@ class StoreChunks:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
         self._store.disconnect()
+        _wait_for_threads()
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""
@@ -149,6 +153,19 @@ class StoreChunks:
                 data.set_exception(exc)
         for chunk_id, where in group:
             self._ahead[chunk_id] = (where, _Span(first.offset, data))
+
+
+def _wait_for_threads() -> None:
+    """Wait until the kernel has seen the end of the threads that Python has seen the end of.
+
+    Whoever enters a time namespace must be the only thread (EUSERS, man 2 setns), and a thread that
+    has been joined still has a few instructions to go.
+    """
+    deadline = time.monotonic() + _THREADS_END_WITHIN_S
+    while len(os.listdir("/proc/self/task")) > threading.active_count():
+        if time.monotonic() > deadline:
+            return  # a library's own threads, of which Python knows nothing
+        time.sleep(0.0005)
 
 
 def _fits(group: list[tuple[bytes, Location]], where: Location) -> bool:

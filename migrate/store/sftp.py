@@ -41,6 +41,7 @@ from migrate.store.object_names import (
 
 MAX_SESSIONS = 6  # sshd's MaxSessions is 10 unless the host says otherwise
 ANSWER_TIMEOUT_S = 60.0
+_PIECE = 256 << 10  # bytes
 _LAST_WRITE = 32 << 10  # bytes; one request of the library
 
 
@@ -133,7 +134,11 @@ class SftpBackend:
                 if not wanted:
                     return b""
                 try:
-                    data = b"".join(file.readv([(offset, wanted)]))
+                    # All pieces are asked for at once; they are small because the library puts
+                    # each one together by copying what it has with each answer.
+                    end = offset + wanted
+                    pieces = range(offset, end, _PIECE)
+                    data = b"".join(file.readv([(at, min(_PIECE, end - at)) for at in pieces]))
                 except EOFError:
                     data = b""
         if len(data) != wanted:
@@ -208,7 +213,8 @@ def _write_file(sftp: paramiko.SFTPClient, path: str, view: memoryview) -> None:
             # Many requests under way; the last one waits for the answers to all of them, so that
             # none that reports a full disk goes unread.
             file.set_pipelined(True)
-            file.write(bytes(view[:-_LAST_WRITE]))
+            for at in range(0, len(view) - _LAST_WRITE, _PIECE):
+                file.write(bytes(view[at : min(at + _PIECE, len(view) - _LAST_WRITE)]))
             file.set_pipelined(False)
             file.write(bytes(view[-_LAST_WRITE:]))
             _sync(sftp, file)

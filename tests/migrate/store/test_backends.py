@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -262,6 +263,15 @@ class TestSftp:
         except StoreError as exc:
             assert exc.reason == "store-unreachable"
         assert backend.get("config") == b"one"
+
+    def test_after_closing_no_thread_is_left(self, place: Place) -> None:
+        before = threading.active_count()
+        backend = place.open()
+        backend.put("config", b"x" * 100_000)
+        assert len(backend.get("config")) == 100_000
+        assert threading.active_count() > before
+        backend.close()
+        assert threading.active_count() == before
 
     def test_a_directory_that_cannot_be_made(self, place: Place) -> None:
         place.directory.mkdir(parents=True)
