@@ -38,7 +38,11 @@ HOMES = {
     "botocore": ("migrate/store/s3.py",),
     "urllib3": ("migrate/store/registry.py",),
     "click": ("migrate/cli",),
-    "cryptography": ("migrate/store/crypto.py", "migrate/store/secrets.py"),
+    "cryptography": (
+        "migrate/store/crypto.py",
+        "migrate/store/secrets.py",
+        "migrate/store/signing.py",
+    ),
     "rich": ("migrate/cli",),
     "psutil": ("runtime", "migrate"),
 }

@@ -38,6 +38,7 @@ class CreateOptions:
     restore: Path | None
     no_monitor: bool
     give: RestoreOptions | None = None
+    verify_keys: tuple[bytes, ...] = ()  # one of these must have signed the snapshot
     snapshot: tuple[Place, str] | None = None  # a store and what is to be restored from it
 
 
@@ -159,7 +160,14 @@ def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: st
     place, wanted = reference
     with opened(place, Operation.RESTORE) as store:
         found = store.find(wanted)
-        return plan_snapshot_restore(store, found.snapshot_id, options.bundle, cid, options.give)
+        return plan_snapshot_restore(
+            store,
+            found.snapshot_id,
+            options.bundle,
+            cid,
+            options.give,
+            verify_keys=options.verify_keys,
+        )
 
 
 def _check_preserved(count: int) -> None:

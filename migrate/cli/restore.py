@@ -27,6 +27,15 @@ if TYPE_CHECKING:
     metavar="JOB",
     help="Restore the newest snapshot of this container, or with this tag; NEW-ID may be left out.",
 )
+@click.option(
+    "--verify-key",
+    "key_files",
+    type=click.Path(dir_okay=False, path_type=Path),
+    multiple=True,
+    envvar="WHERRY_VERIFY_KEY",
+    show_envvar=True,
+    help="Only restore a snapshot that this public key (Ed25519, PEM) has signed; repeatable.",
+)
 @store_options
 @click.option(
     "--bundle",
@@ -46,6 +55,7 @@ def command(
     names: tuple[str, ...],
     image_path: Path | None,
     latest: str | None,
+    key_files: tuple[Path, ...],
     place: Place,
     bundle: Path | None,
     detach: bool,
@@ -74,10 +84,21 @@ def command(
         no_monitor=False,
         give=give,
         snapshot=snapshot,
+        verify_keys=_verify_keys(key_files, snapshot is not None),
     )
     if detach:
         return run_detached(settings.root, cid, options)
     return run_in_foreground(settings.root, cid, options, keep=keep)
+
+
+def _verify_keys(key_files: tuple[Path, ...], of_store: bool) -> tuple[bytes, ...]:
+    if not key_files:
+        return ()
+    if not of_store:
+        raise click.UsageError("--verify-key: a state file has no signature; restore a snapshot")
+    from migrate.store.signing import verify_key
+
+    return tuple(verify_key(path) for path in key_files)
 
 
 def _what_and_whereto(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,6 +15,7 @@ from migrate.cli.options import Settings, pass_settings, print_json
 from migrate.cli.store_options import Place, opened, store_options
 
 if TYPE_CHECKING:
+    from migrate.store.snapshots import Snapshot
     from runtime.engine.api import CheckpointOptions
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,13 @@ log = logging.getLogger(__name__)
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag it; may be repeated.")
 @click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
 @click.option("--bwlimit", metavar="RATE", help="Bytes per second to the store: 500k, 20M, 1G.")
+@click.option(
+    "--sign-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="WHERRY_SIGN_KEY",
+    show_envvar=True,
+    help="Sign it with this private key (Ed25519, PEM).",
+)
 @checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
 @click.argument("cid", metavar="CONTAINER")
@@ -34,6 +44,7 @@ def command(
     cid: str,
     leave_running: bool,
     bwlimit: str | None,
+    sign_key: Path | None,
     allow: CheckpointOptions,
     as_json: bool,
 ) -> None:
@@ -51,6 +62,11 @@ def command(
     checked = tuple(check_tag(tag) for tag in tags)
     limit = None if bwlimit is None else parse_rate(bwlimit)
     container = settings.load(cid)
+    sign: Callable[[Snapshot], Snapshot] = _unsigned
+    if sign_key is not None:
+        from migrate.store.signing import signer
+
+        sign = signer(sign_key)
     store = opened(place, Operation.WRITE)
     store.put_limit = limit
     with late_progress("snapshot", quiet=as_json) as progress:
@@ -61,6 +77,7 @@ def command(
             leave_running=leave_running,
             progress=progress,
             options=allow,
+            sign=sign,
         )
     for warning in report["warnings"]:
         log.warning("%s: %s", cid, warning)
@@ -73,3 +90,7 @@ def command(
         f"snapshot {made['id'][:8]} of {made['container_id']}: {human_bytes(made['plain_bytes'])}, "
         f"{human_bytes(made['new_bytes'])} new{frozen}"
     )
+
+
+def _unsigned(snapshot: Snapshot) -> Snapshot:
+    return snapshot

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from migrate.store.reading import open_snapshot
+from migrate.store.index import ChunkMap
+from migrate.store.reading import StoreChunks, open_snapshot
 from migrate.store.snapshots import Snapshot
 from migrate.store.store import Store
 from migrate.store.writer import SnapshotWriter, writing
@@ -16,13 +17,16 @@ from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, DumpReport, Progress, RestoreOptions
 from runtime.restore_container import RestorePlan, plan_from_reader
 
+Sign = Callable[[Snapshot], Snapshot]
+
 
 class SnapshotCarrier:
     """What a checkpoint needs to become a snapshot (runtime.checkpoint_container.Carrier)."""
 
-    def __init__(self, store: Store, tags: tuple[str, ...]) -> None:
+    def __init__(self, store: Store, tags: tuple[str, ...], sign: Sign) -> None:
         self._store = store
         self._tags = tags
+        self._sign = sign
         self._writer: SnapshotWriter | None = None
 
     @contextlib.contextmanager
@@ -39,7 +43,9 @@ class SnapshotCarrier:
     def commit(self, report: DumpReport) -> dict[str, Any]:
         """Publish; the snapshot's place in the checkpoint's report."""
         assert self._writer is not None
-        snapshot = self._writer.publish(tags=self._tags, frozen_ns=report.frozen_ns)
+        snapshot = self._writer.publish(
+            tags=self._tags, frozen_ns=report.frozen_ns, sign=self._sign
+        )
         return {"store": self._store.url, "snapshot": snapshot_json(snapshot)}
 
 
@@ -51,6 +57,7 @@ def snapshot_container(
     leave_running: bool,
     progress: Progress,
     options: CheckpointOptions | None = None,
+    sign: Sign = lambda snapshot: snapshot,
 ) -> dict[str, Any]:
     """Save a container as a snapshot of a store.
 
@@ -59,6 +66,7 @@ def snapshot_container(
         store: Opened for writing; its connections are closed here.
         tags: Checked already.
         leave_running, progress, options: As for runtime.checkpoint_container.checkpoint.
+        sign: Gives it a signature (`migrate.store.signing`).
 
     Returns:
         The report of the checkpoint, with ``store`` and ``snapshot`` (`snapshot_json`).
@@ -68,7 +76,7 @@ def snapshot_container(
         ContainerError, ImageError: As checkpoint. In every case the container goes on.
     """
     store.disconnect()  # the worker connects for itself
-    carrier = SnapshotCarrier(store, tags)
+    carrier = SnapshotCarrier(store, tags, sign)
     return checkpoint_into(
         container, carrier, leave_running=leave_running, progress=progress, options=options
     )
@@ -80,6 +88,8 @@ def plan_snapshot_restore(
     bundle: Path | None,
     cid: str,
     options: RestoreOptions | None = None,
+    *,
+    verify_keys: Sequence[bytes] = (),
 ) -> RestorePlan:
     """Judge whether a snapshot can be restored here; runtime.restore_container.plan_restore.
 
@@ -88,13 +98,16 @@ def plan_snapshot_restore(
             container connects anew.
         snapshot_id: Of the snapshot.
         bundle, cid, options: As for plan_restore.
+        verify_keys: One of these has to have signed the snapshot; none: it need not be signed.
     """
     spec = None
     if bundle is not None:
         from runtime.spec import load_spec
 
         spec = load_spec(bundle).raw
-    source = open_snapshot(store, snapshot_id)
+    source = open_snapshot(
+        store, snapshot_id, lambda snapshot, image: _verify(store, snapshot, image, verify_keys)
+    )
     plan = plan_from_reader(
         source.reader,
         source.chunks,
@@ -107,6 +120,18 @@ def plan_snapshot_restore(
     )
     store.disconnect()
     return plan
+
+
+def _verify(store: Store, snapshot: Snapshot, image: bytes, keys: Sequence[bytes]) -> None:
+    """Check the signature and all of the image that it is about, before any of it is used."""
+    if not keys:
+        return
+    from migrate.store.check import image_chunks
+    from migrate.store.signing import require_signature
+
+    require_signature(snapshot, keys)
+    for _ in image_chunks(snapshot, image, StoreChunks(store, ChunkMap())):
+        pass
 
 
 def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
@@ -126,4 +151,5 @@ def snapshot_json(snapshot: Snapshot) -> dict[str, Any]:
         "new_bytes": snapshot.new_bytes,
         "frozen_ns": snapshot.frozen_ns,
         "wherry_version": snapshot.wherry_version,
+        "signer": snapshot.signer.hex(),
     }

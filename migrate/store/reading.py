@@ -6,7 +6,7 @@ import io
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -193,13 +193,23 @@ class SnapshotSource(NamedTuple):
     chunks: StoreChunks
 
 
-def open_snapshot(store: Store, snapshot_id: bytes) -> SnapshotSource:
+def open_snapshot(
+    store: Store,
+    snapshot_id: bytes,
+    judge: Callable[[Snapshot, bytes], object] = lambda snapshot, image: None,
+) -> SnapshotSource:
     """Read a snapshot's image; its chunks come later.
+
+    Args:
+        store: Where it is.
+        snapshot_id: Which.
+        judge: Gets the description and the image, and raises if they are not to be used.
 
     Raises:
         StoreError, ImageError: It is missing or damaged.
     """
     snapshot, raw = store.read_image(snapshot_id)
+    judge(snapshot, raw)
     chunks = StoreChunks(store, store.load_index())
     name = f"snapshot {snapshot.short_id}"
     return SnapshotSource(snapshot, ExternalImageReader(io.BytesIO(raw), chunks, name=name), chunks)

@@ -43,6 +43,8 @@ class Snapshot:
         new_bytes: What they have added to the store, stored bytes.
         frozen_ns: How long the container stood still.
         wherry_version: Of the program that wrote it.
+        signer, signature: Ed25519 public key and signature (`migrate.store.signing`); empty when
+            it is not signed.
     """
 
     snapshot_id: bytes
@@ -58,6 +60,8 @@ class Snapshot:
     new_bytes: int
     frozen_ns: int
     wherry_version: str
+    signer: bytes = b""
+    signature: bytes = b""
 
     @property
     def short_id(self) -> str:
@@ -72,6 +76,7 @@ class Snapshot:
 
 _FIELDS = [field for field in dataclasses.fields(Snapshot) if field.name != "snapshot_id"]
 _TYPES: dict[str, type] = {"int": int, "str": str, "bytes": bytes, "tuple[str, ...]": list}
+_SIGNATURES = ((0, 0), (32, 64))  # sizes of key and signature
 _MAX_CREATED_NS = 253_402_300_799 * 10**9  # the last second of the year 9999
 
 
@@ -91,7 +96,8 @@ def unpack_description(payload: bytes, snapshot_id: bytes, name: str) -> Snapsho
         raise damaged(name, "is malformed")
     fields: dict[str, Any] = {}
     for field in _FIELDS:
-        found = value.get(field.name)
+        absent = None if field.default is dataclasses.MISSING else field.default
+        found = value.get(field.name, absent)
         if type(found) is not _TYPES[str(field.type)] or (type(found) is int and found < 0):
             raise damaged(name, f"has no valid {field.name}")
         fields[field.name] = found
@@ -100,6 +106,8 @@ def unpack_description(payload: bytes, snapshot_id: bytes, name: str) -> Snapsho
         raise damaged(name, "has no valid tags")
     if fields["created_ns"] > _MAX_CREATED_NS or len(fields["root"]) != 32:
         raise damaged(name, "has values out of range")
+    if (len(fields["signer"]), len(fields["signature"])) not in _SIGNATURES:
+        raise damaged(name, "has no valid signature")
     return Snapshot(snapshot_id, **(fields | {"tags": tuple(tags)}))
 
 

@@ -28,6 +28,7 @@ from migrate.store.index import (
     for_each_section,
     pack_section,
 )
+from migrate.store.locks import WRITE, Lock
 from migrate.store.objects import (
     CONFIG_NAME,
     FOLDERS,
@@ -213,9 +214,13 @@ class Store:
     def set_tags(self, snapshot: Snapshot, tags: Iterable[str]) -> Snapshot:
         """Give a snapshot other tags."""
         self.require(Operation.WRITE)
-        current, image = self.read_image(snapshot.snapshot_id)
-        changed = dataclasses.replace(current, tags=tuple(sorted(set(tags))))
-        self.write_snapshot(changed, image)
+        # A writer like any other: should somebody forget it meanwhile, its chunks stay until we
+        # have brought it back.
+        with Lock(self.backend, self.seal, WRITE) as lock:
+            current, image = self.read_image(snapshot.snapshot_id)
+            changed = dataclasses.replace(current, tags=tuple(sorted(set(tags))))
+            self.write_snapshot(changed, image)
+            lock.require_held()
         return changed
 
     def forget(self, snapshots: Iterable[Snapshot]) -> None:

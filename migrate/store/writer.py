@@ -12,7 +12,7 @@ import io
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -133,8 +133,19 @@ class SnapshotWriter(ExternalImageWriter):
             for info, entries in self._sections:
                 self._verify(info, entries)
 
-    def publish(self, *, tags: tuple[str, ...] = (), frozen_ns: int = 0) -> Snapshot:
+    def publish(
+        self,
+        *,
+        tags: tuple[str, ...] = (),
+        frozen_ns: int = 0,
+        sign: Callable[[Snapshot], Snapshot] = lambda snapshot: snapshot,
+    ) -> Snapshot:
         """Make the snapshot appear, durably.
+
+        Args:
+            tags: Checked already.
+            frozen_ns: How long the container stood still.
+            sign: Gives it a signature (`migrate.store.signing`).
 
         Raises:
             StoreError: It has not appeared, or was taken back: ``lock-lost`` when a prune on
@@ -163,6 +174,7 @@ class SnapshotWriter(ExternalImageWriter):
             frozen_ns=frozen_ns,
             wherry_version=image.wherry_version,
         )
+        snapshot = sign(snapshot)
         self._store.write_snapshot(snapshot, raw)
         try:
             # A pruner that has taken our lock away may have looked at the snapshots before this

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -256,3 +257,18 @@ def test_diff_shows_what_a_job_did_in_between(wherry: Wherry, store: str, job: s
     text = wherry("image", "diff", first["id"], second["id"]).stdout
     assert "file /tmp/extra added: 4 B" in text
     assert wherry("image", "diff", "latest", second["id"]).stdout == "no difference\n"
+
+
+def test_only_what_is_signed_is_restored(
+    wherry: Wherry, store: str, job: str, scratch: Path
+) -> None:
+    private, public = scratch / "key.pem", scratch / "key.pub"
+    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", private], check=True)
+    subprocess.run(["openssl", "pkey", "-in", private, "-pubout", "-out", public], check=True)
+    snapshot(wherry, "--leave-running", "--tag", "signed", "--sign-key", str(private), job)
+    snapshot(wherry, "--tag", "unsigned", job)
+    wherry("delete", job)
+    wherry.env["WHERRY_VERIFY_KEY"] = str(public)
+    assert "is not signed" in wherry.fails("restore", "--detach", "unsigned", job).stderr
+    wherry("restore", "--detach", "signed", job)
+    goes_on(wherry, job, 2)
