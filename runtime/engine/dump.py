@@ -69,7 +69,7 @@ PASSING = frozenset(
     }
 )
 """Refusals of what the program does away with itself, as a rule within moments."""
-PASSING_TIMEOUT_S = 3.0
+PASSING_TIMEOUT_S = 10.0
 
 
 @contextlib.contextmanager

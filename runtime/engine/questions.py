@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
@@ -21,13 +23,15 @@ from formats.records.task import (
     Thread,
 )
 from runtime.engine import signals
+from runtime.engine.arch import current as arch
 from runtime.engine.borrowing import Saved
 from runtime.engine.context import DumpContext
 from runtime.engine.live_process import LiveProcess, ProcessAnswers
 from runtime.engine.remote import Answers, Batch, Out, Result, Tracee
 from runtime.engine.scopes import Scopes
 from runtime.engine.task_settings import ProcessQuestions, TaskQuestions
-from runtime.kernel import proc_fdinfo, proc_maps, proc_task, ptrace, sched
+from runtime.kernel import pidfd, proc_fdinfo, proc_maps, proc_task, ptrace, sched
+from runtime.kernel.inet_diag import TCP_CLOSE, TCP_SYN_SENT
 from runtime.kernel.prctl import (
     PR_GET_CHILD_SUBREAPER,
     PR_GET_DUMPABLE,
@@ -133,7 +137,7 @@ class Questions:
         return Thread(
             tid=self.context.ns_pids[tid],
             comm=self.context.stat(tid).comm,
-            registers=saved.elsewhere.pack(),
+            registers=_connected(self.tracee, saved.elsewhere).pack(),
             xstate=saved.xstate,
             sigmask=saved.sigmask,
             pending=saved.pending,
@@ -270,6 +274,26 @@ class LeaderQuestions(Questions):
             interval_ns=every_s * signals.NS + every_ns,
             overrun=max(answers[overrun], 0),
         )
+
+
+def _connected(tracee: Tracee, registers: arch.Registers) -> arch.Registers:
+    """With success for a connect(2) whose connection was made just when the freeze came.
+
+    The kernel remembers that the call has not returned yet; a restored socket is simply connected,
+    and the call made again would fail with EISCONN.
+    """
+    fd = registers.connecting
+    if fd is None:
+        return registers
+    process = pidfd.open_pidfd(tracee.pid)
+    try:
+        with contextlib.suppress(OSError), socket.socket(fileno=pidfd.get_fd(process, fd)) as peer:
+            state = peer.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)[0]
+            if state not in (TCP_SYN_SENT, TCP_CLOSE):
+                return registers.with_result(0)
+    finally:
+        os.close(process)
+    return registers
 
 
 def _altstack(data: bytes) -> tuple[int, int, int]:

@@ -186,6 +186,13 @@ class Registers(NamedTuple):
         return self
 
     @property
+    def connecting(self) -> int | None:
+        """The descriptor of a connect(2), if that is what was interrupted."""
+        if self.in_syscall != NR["connect"] or -self.result not in _RESTARTS:
+            return None
+        return self.rdi & _U32
+
+    @property
     def in_restartable(self) -> bool:
         """Whether a call was interrupted that goes on with what is left of its time."""
         return self.in_syscall is not None and self.result == -ERESTART_RESTARTBLOCK
