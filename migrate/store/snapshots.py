@@ -112,10 +112,7 @@ def unpack_description(payload: bytes, snapshot_id: bytes, name: str) -> Snapsho
 
 
 def check_tag(tag: str) -> str:
-    """A tag as it may be; StoreError (``tag``) otherwise.
-
-    A tag that reads as the beginning of an id, or as ``latest``, would hide what it looks like.
-    """
+    """A tag as it may be; StoreError (``tag``) otherwise."""
     if not _TAG.fullmatch(tag) or len(tag) > MAX_TAG_SIZE or tag == "latest":
         raise StoreError(
             f"{tag!r} is no tag: letters, digits and ._:+/- make one, of {MAX_TAG_SIZE} at most",
@@ -129,8 +126,8 @@ def find_snapshot(snapshots: Sequence[Snapshot], wanted: str, url: str) -> Snaps
 
     Args:
         snapshots: All of the store's.
-        wanted: An id or its beginning, ``latest``, a tag (its latest), a container's id (its
-            latest), or ``container@time``: the container's latest at that time, UTC.
+        wanted: An id, ``latest``, a tag (its latest), a container's id (its latest), the beginning
+            of an id, or ``container@time``: the container's latest at that time, UTC.
         url: The store, for messages.
 
     Raises:
@@ -144,9 +141,11 @@ def find_snapshot(snapshots: Sequence[Snapshot], wanted: str, url: str) -> Snaps
     elif wanted == "latest":
         found = ordered
     else:
-        found = _by_id(ordered, wanted, url)
+        # What people have named comes before what looks like it by chance: "b" may begin an id.
+        found = [one for one in ordered if one.snapshot_id.hex() == wanted]
         found = found or [one for one in ordered if wanted in one.tags]
         found = found or [one for one in ordered if one.container_id == wanted]
+        found = found or _by_id(ordered, wanted, url)
     if not found:
         raise StoreError(f"{url}: no snapshot {wanted!r}", reason="no-such-snapshot")
     return found[-1]

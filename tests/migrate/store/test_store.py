@@ -225,7 +225,11 @@ def _named(number: int, cid: str, hour: int, *tags: str) -> Snapshot:
     return Snapshot(bytes([number]) * 16, cid, created_ns, "h", tags, b"", 0, 0, 0, 0, 0, 0, "0.1")
 
 
-SNAPSHOTS = [_named(0xAB, "web", 1, "ok"), _named(0xAC, "job", 2, "ok"), _named(0xBC, "web", 3)]
+SNAPSHOTS = [
+    _named(0xAB, "web", 1, "ok"),
+    _named(0xAC, "job", 2, "ok"),
+    _named(0xBC, "web", 3, "abab"),
+]
 
 
 @pytest.mark.parametrize(
@@ -236,6 +240,8 @@ SNAPSHOTS = [_named(0xAB, "web", 1, "ok"), _named(0xAC, "job", 2, "ok"), _named(
         ("acac", 1),
         ("b", 2),
         ("ok", 1),
+        ("abab", 2),
+        ("ab" * 16, 0),
         ("web", 2),
         ("web@2023-11-14T02:59", 0),
         ("web@2023-11-14T03:00:00Z", 2),
