@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 _DESCRIBING = ("image", "host")  # kinds of records that a snapshot's description takes from
 _UPLOADS = 2  # packs that are on their way at once
-_PACKS_IN_HAND = 3  # closed packs in memory, those included
+_PACKS_IN_HAND = 2  # closed packs in memory: those, and the open one, bound what a writer needs
 
 
 class Progress(Protocol):
