@@ -179,6 +179,40 @@ def test_the_end_saves_each_container_once(tmp_path: Path) -> None:
     assert sorted(runner.final) == [("one", ("a", "b")), ("other", ("a", "b"))]
 
 
+def test_the_end_waits_for_a_snapshot_that_is_on_its_way(tmp_path: Path) -> None:
+    """Two at once would be in each other's way; the last one comes after it, and saves later."""
+    began, go_on = threading.Event(), threading.Event()
+
+    class Slow(Listing):
+        def run(
+            self, job: Job, containers: Sequence[str], *, timeout_s: float | None = None
+        ) -> Outcome:
+            if timeout_s is None:
+                began.set()
+                assert go_on.wait(30)
+                order.append("set time")
+            else:
+                assert 0 < timeout_s <= 90
+                order.append("end")
+            return super().run(job, containers, timeout_s=timeout_s)
+
+    order: list[str] = []
+    clock = FastClock(START + 1e9)
+    plan = Plan((job(),), tmp_path / "state.json")
+    scheduler = Scheduler(plan, Slow(clock), clock)
+    scheduler.snapshot_now()
+    scheduler.tick()
+    assert began.wait(30)
+    scheduler.stop()
+    service = threading.Thread(target=scheduler.run)
+    service.start()
+    go_on.set()
+    service.join(30)
+    assert order == ["set time", "end"]
+    record = read_records(tmp_path / "state.json")["job"]
+    assert (record.runs, record.running) == (2, False)
+
+
 def test_a_snapshot_of_everything_now(tmp_path: Path) -> None:
     clock = FastClock(START + 30.0)
     runner = Listing(clock)
