@@ -86,7 +86,7 @@ class Builder:
                 metadata.monitor = ProcessRef.of(os.getpid())
         self.cgroups.create()
         if overlay is not None and own is not None:
-            overlay = overlay.mount_own(own)
+            overlay = overlay.mount_own(own, request.restore.hash_seed if request.restore else "")
         with update_metadata(directory) as metadata:
             metadata.cgroups_made = True
             metadata.overlay = None if overlay is None else overlay.to_json()

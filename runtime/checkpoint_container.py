@@ -257,6 +257,7 @@ def dump_target(
         metadata={
             "bundle": metadata.bundle,
             "overlay": metadata.overlay is not None,
+            "hash_seed": (metadata.overlay or {}).get("hash_seed", ""),
             "stdio": metadata.stdio,
             "exec_sessions": [
                 {"ns_pid": session.ns_pid, "args": session.args}

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,7 @@ class RestorePlan:
         spec: The OCI configuration for the new container.
         bundle: Directory that relative paths of *spec* start at.
         overlay: Whether the container gets an overlay, as the saved one had.
+        hash_seed: Of the saved overlay's own file system; empty if it had none.
         differences: What differs from the image's configuration and does not stand in the way.
         sessions: What exec had brought in, once it is built again.
     """
@@ -82,6 +84,7 @@ class RestorePlan:
         saved = image.spec if isinstance(image.spec, dict) else {}
         self.differences: list[spec_diff.Difference] = []
         self.overlay = bool(metadata.get("overlay"))
+        self.hash_seed = _hash_seed(metadata.get("hash_seed"))
         if spec is None:
             spec = _without_place(saved)
             if spec.get("hostname") == image.container_id:
@@ -137,7 +140,7 @@ class RestorePlan:
         with self._restore as restore, contextlib.closing(self._source):
             if overlay is not None:
                 overlay.make_directories()
-                restore.fill_overlay(str(overlay.upper), own=bool(overlay.file_system))
+                restore.fill_overlay(str(overlay.upper), own=bool(overlay.hash_seed))
             else:
                 restore.fill_overlay(None)
             # Only a process without threads may enter a time namespace, setns(2).
@@ -180,6 +183,11 @@ class RestorePlan:
         args = self._commands.get(ns_pid, [])
         self.sessions.append(ExecSession(ProcessRef.of(process.pid), ns_pid, args, stdio=stdio))
         return process
+
+
+def _hash_seed(saved: Any) -> str:
+    """The seed of the saved overlay's file system, if it is one; the image may hold anything."""
+    return saved if isinstance(saved, str) and re.fullmatch("[0-9a-f]{32}", saved) else ""
 
 
 def _commands(saved: Any) -> dict[int, list[str]]:

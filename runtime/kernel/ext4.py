@@ -12,6 +12,9 @@ from pathlib import Path
 EXT4_IOC_SHUTDOWN = 0x8004587D
 EXT4_GOING_FLAGS_NOLOGFLUSH = 2
 
+# fs/ext4/ext4.h: the superblock begins at byte 1024, s_hash_seed is at 0xEC of it.
+_HASH_SEED_AT, _HASH_SEED_BYTES = 1024 + 0xEC, 16
+
 _SYSFS = Path("/sys/fs/ext4")
 _MKFS = ("/usr/sbin/mkfs.ext4", "/sbin/mkfs.ext4")
 
@@ -27,6 +30,33 @@ def find_mkfs() -> str:
         what = "mkfs.ext4 is not installed" if program is None else "no ext4 in /sys"
         raise FileNotFoundError(errno.ENOENT, what)
     return program
+
+
+def hash_seed(fd: int) -> str:
+    """What decides the order of names in directories, as 32 hexadecimal digits.
+
+    A position in a directory, telldir(3), is the hash of a name.
+
+    Args:
+        fd: What the file system lies on.
+    """
+    return os.pread(fd, _HASH_SEED_BYTES, _HASH_SEED_AT).hex()
+
+
+def set_hash_seed(fd: int, seed: str) -> None:
+    """Let a new file system, without metadata checksums and not yet mounted, have this seed.
+
+    Args:
+        fd: What it lies on.
+        seed: As ``hash_seed`` returns it.
+
+    Raises:
+        ValueError: It is no seed.
+    """
+    raw = bytes.fromhex(seed)
+    if len(raw) != _HASH_SEED_BYTES:
+        raise ValueError(f"{seed!r} is no hash seed")
+    os.pwrite(fd, raw, _HASH_SEED_AT)
 
 
 def goal_file(device: int) -> Path:

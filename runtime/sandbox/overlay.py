@@ -37,15 +37,15 @@ class Overlay(NamedTuple):
         upper: Receives every change; belongs to the image at a checkpoint.
         work: The file system's own scratch space, on the same file system as *upper*.
         merged: Where ``mount()`` puts the result on the host.
-        file_system: "ext4" when the last three are in a file system of the container's own; see
-            ``own_file_system``.
+        hash_seed: Of the file system of the container's own that the last three are in, see
+            ``own_file_system``; empty when they are in none.
     """
 
     lower: Path
     upper: Path
     work: Path
     merged: Path
-    file_system: str = ""
+    hash_seed: str = ""
 
     @classmethod
     def below(cls, directory: Path, lower: Path) -> Overlay:
@@ -59,7 +59,7 @@ class Overlay(NamedTuple):
             "upper": str(self.upper),
             "work": str(self.work),
             "merged": str(self.merged),
-            "file_system": self.file_system,
+            "hash_seed": self.hash_seed,
         }
 
     @classmethod
@@ -68,19 +68,20 @@ class Overlay(NamedTuple):
         lower, upper, work, merged = (
             Path(obj[key]) for key in ("lower", "upper", "work", "merged")
         )
-        return cls(lower, upper, work, merged, str(obj.get("file_system") or ""))
+        return cls(lower, upper, work, merged, str(obj.get("hash_seed") or ""))
 
-    def mount_own(self, own: OwnFileSystem) -> Overlay:
+    def mount_own(self, own: OwnFileSystem, seed: str = "") -> Overlay:
         """Mount a file system of its own, where this host can, and make the directories.
 
         Args:
             own: Made for the directory that *upper* is in.
+            seed: The hash seed of the one that it takes the place of.
 
         Returns:
             The overlay that says so.
         """
-        file_system = own.mount()
-        if not file_system:
+        seed = own.mount(seed)
+        if not seed:
             self.make_directories()
             return self
         # ext4 spreads the directories at its top over the whole disk. Numbers that begin low
@@ -89,7 +90,7 @@ class Overlay(NamedTuple):
         goal.write_text(str(_FIRST_NUMBER))
         self.make_directories()
         goal.write_text("0")
-        return self._replace(file_system=file_system)
+        return self._replace(hash_seed=seed)
 
     def require_here(self) -> None:
         """Make sure that we see the upper directory as the container does.
@@ -97,7 +98,7 @@ class Overlay(NamedTuple):
         Raises:
             ContainerError: Its file system is not mounted in our mount namespace.
         """
-        if self.file_system and not is_mounted(self.upper.parent):
+        if self.hash_seed and not is_mounted(self.upper.parent):
             raise ContainerError(
                 f"{self.upper.parent}: the container's own file system is not mounted in this "
                 "mount namespace; run the command where the container was created",
@@ -151,7 +152,7 @@ class Overlay(NamedTuple):
         fsconfig_string(fs_fd, "workdir", self.work)
         # Layers on two file systems: a number in its high bits says which, so that all files have
         # one device. Lower files had another number without it once they are copied up.
-        fsconfig_string(fs_fd, "xino", "on" if self.file_system else "auto")
+        fsconfig_string(fs_fd, "xino", "on" if self.hash_seed else "auto")
 
     def _explained(self, exc: OSError) -> ContainerError:
         why = os.strerror(exc.errno or 0).lower()

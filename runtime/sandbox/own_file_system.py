@@ -21,7 +21,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from runtime.kernel.ext4 import find_mkfs, shut_down
+from runtime.kernel.ext4 import find_mkfs, hash_seed, set_hash_seed, shut_down
 from runtime.kernel.loop import attach_loop, backing_file
 from runtime.kernel.mount import (
     fsconfig_create,
@@ -87,34 +87,39 @@ class OwnFileSystem:
             ],
         )
 
-    def mount(self) -> str:
+    def mount(self, seed: str = "") -> str:
         """Mount it, if this host can.
 
+        Args:
+            seed: The hash seed of the one whose place it takes, for positions in its directories.
+
         Returns:
-            "ext4", or an empty string where the host lacks something: then everything goes into
-            the directory as it is, and inode numbers do not stay.
+            The hash seed of the file system, or an empty string where the host lacks something:
+            then everything goes into the directory as it is, and inode numbers do not stay.
         """
         if self._fd < 0:
             return ""
         try:
-            self._finish()
+            return self._finish(seed)
         except OSError as exc:
             self._do_without(exc)
             return ""
         finally:
             self._close()
-        return "ext4"
 
-    def _finish(self) -> None:
+    def _finish(self, seed: str) -> str:
         _, status = os.waitpid(self._mkfs, 0)
         if status:
             code = os.waitstatus_to_exitcode(status)
             raise OSError(errno.EIO, f"mkfs.ext4 has failed with {code}")
+        if seed:
+            set_hash_seed(self._fd, seed)
         device, held = attach_loop(self._fd)
         try:
             _mount(device, self._directory)
         finally:
             os.close(held)
+        return hash_seed(self._fd)
 
     def _do_without(self, exc: OSError) -> None:
         why = exc.strerror or exc
