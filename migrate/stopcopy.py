@@ -250,6 +250,10 @@ class _Handover:
         self._worker.end()
         if isinstance(exc, RemoteError):
             return  # it failed over there, and has tidied up there
+        if isinstance(exc, TransportError):
+            # Sending may still seem to work: a channel can be closed in one direction only.
+            self._abort_elsewhere()
+            return
         try:
             self._far.peer.send(Abort(f"the source gave up: {_first_line(exc)}"))
         except TransportError:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from runtime import hooks
 from runtime.errors import ContainerError, ContainerNotFoundError, HookError
+from runtime.interrupt import too_late
 from runtime.metadata import HANDOVER, Metadata, OperationLock, read_metadata, update_metadata
 from runtime.oci_state import oci_state
 from runtime.starting import EXEC_FIFO
@@ -111,6 +112,7 @@ class Container:
         container = cls.create(root, request)
         try:
             container.start()
+            too_late()
         except BaseException:
             container.destroy(force=True)
             raise

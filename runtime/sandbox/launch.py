@@ -97,7 +97,7 @@ class InitProcess:
 
     def _reap(self) -> None:
         # A failed restore still traces the tasks. The kernel does not let an init end before the
-        # last task of its namespace is reaped, and traced ones are reaped by us alone.
+        # last task of its namespace is reaped.
         poll = select.poll()
         poll.register(self.pidfd, select.POLLIN)
         try:
@@ -105,24 +105,48 @@ class InitProcess:
                 for pid in self.companions:
                     with suppress(ChildProcessError):
                         os.waitpid(pid, os.WNOHANG | WALL)
-                _reap_traced()
+                _reap_what_holds_it()
                 poll.poll(1)  # ms; wakes up at once when the init has ended
         except ChildProcessError:
             pass  # somebody has reaped it already
 
 
-def _reap_traced() -> None:
-    """Reap the ended tasks that we trace, and leave our own children to who waits for them."""
+def _reap_what_holds_it() -> None:
+    """Reap the ended tasks that an init waits for and that only we can reap.
+
+    Those are what we trace, and children of ours in its pid namespace, whose waiter may have been
+    interrupted. Our other children are left to who waits for them.
+    """
     while True:
         found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT | WALL)
         if found is None:
             return
-        status = Path(f"/proc/{found.si_pid}/status").read_text()
-        # A thread of the init has our pid as its parent too, but only its tracer can reap it.
-        is_process = f"\nTgid:\t{found.si_pid}\n" in status
-        if is_process and f"\nPPid:\t{os.getpid()}\n" in status:
-            return  # it hides what may come after it, until its waiter has taken it
+        if not _may_hold_an_init(Path(f"/proc/{found.si_pid}/status")):
+            break  # it hides what comes after it until somebody takes it
         os.waitpid(found.si_pid, os.WNOHANG | WALL)
+    for status in Path("/proc").glob("[0-9]*/task/[0-9]*/status"):
+        with suppress(OSError):  # gone meanwhile, or not ours
+            if _may_hold_an_init(status):
+                os.waitpid(int(status.parent.name), os.WNOHANG | WALL)
+
+
+def _may_hold_an_init(status: Path) -> bool:
+    fields = _status_fields(status)
+    own = str(os.getpid())
+    if fields["TracerPid"] == own:
+        return True
+    if fields["PPid"] != own:
+        return False
+    # A thread of the init has our pid as its parent too, but only its tracer can reap it.
+    if fields["Tgid"] != fields["Pid"]:
+        return True
+    levels = len(_status_fields(Path("/proc/self/status"))["NSpid"].split())
+    return len(fields["NSpid"].split()) > levels
+
+
+def _status_fields(status: Path) -> dict[str, str]:
+    lines = (line.partition(":") for line in status.read_text().splitlines())
+    return {name: value.strip() for name, _, value in lines}
 
 
 def create_init(

@@ -122,6 +122,10 @@ class Box:
         _, status = os.waitpid(pid, 0)
         return Result(os.waitstatus_to_exitcode(status), target.read_text())
 
+    def kill(self) -> None:
+        self.running.kill()
+        self._status = -signal.SIGKILL
+
     def tear_down(self) -> None:
         if self.init is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import ContainerError, HookError
+from runtime.kernel.clone import CLONE_NEWPID
+from runtime.kernel.namespaces import setns
 from runtime.sandbox.launch import RestoreStub
 from runtime.sandbox.overlay import Overlay
 from tests.runtime.sandbox.box import Boxes, Change, Json
@@ -255,3 +257,25 @@ def test_overlay_on_an_unsuitable_file_system_says_what_to_do(scratch: Path) -> 
             inner.mount()
     finally:
         outer.unmount()
+
+
+@pytest.mark.timeout(30)
+def test_an_init_can_be_killed_while_children_of_ours_wait_to_be_reaped(boxes: Boxes) -> None:
+    """One hides the other; and the kernel lets no init end before the last of its namespace."""
+    box = boxes.make("exec sleep 1000")
+    box.create()
+    box.start()
+    outside = os.fork() or os._exit(0)
+    here = os.open("/proc/self/ns/pid", os.O_RDONLY)
+    there = os.open(f"/proc/{box.running.pid}/ns/pid", os.O_RDONLY)
+    setns(there, CLONE_NEWPID)
+    inside = os.fork() or os._exit(0)
+    setns(here, CLONE_NEWPID)
+    for fd in (here, there):
+        os.close(fd)
+    for pid in (outside, inside):
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    box.kill()
+    assert os.waitpid(outside, 0) == (outside, 0)  # its waiter still gets it
+    with pytest.raises(ChildProcessError):
+        os.waitpid(inside, 0)
