@@ -110,7 +110,7 @@ def test_a_host_without_them_does_without(wherry: Wherry, scratch: Path, hidden:
     assert status == 0, errors
     assert len(output.split()) == 6
     record = json.loads((wherry.root / "two" / "state.json").read_text())
-    assert record["overlay"]["file_system"] == ""
+    assert record["overlay"]["hash_seed"] == ""
     assert sorted(path.name for path in (wherry.root / "two").glob("overlay*")) == ["overlay"]
     # Without numbers that it could choose, and back with them.
     for cid in ("one", "two"):
