@@ -200,6 +200,7 @@ class Container:
         with self.operation() as status:
             require_status(self.id, status, "start", Status.CREATED)
             if self.metadata.frozen_restore:
+                self._join_outside()
                 self.cgroups.thaw()
             else:
                 self._release()
@@ -214,6 +215,12 @@ class Container:
         if poststart:
             state = oci_state(self.metadata, Status.RUNNING, self.pid)
             hooks.run_hooks_warning(poststart, state, name=hooks.POSTSTART)
+
+    def _join_outside(self) -> None:
+        if self.metadata.outside:
+            from runtime.outside import join
+
+            join(self.pid, self.metadata.outside)
 
     def pause(self) -> None:
         """Freeze every process of a running container.

@@ -113,6 +113,7 @@ class Metadata:
         sandbox_id: The container whose sandbox this one shares; its own id for a root container.
         frozen_restore: It was restored and waits for ``start``, frozen.
         restored_from: The state file's path and digest when it was restored.
+        outside: Its interfaces that lead outside, when it was restored: see `runtime.outside`.
         extra: What single features note down; unknown keys survive a rewrite.
     """
 
@@ -133,6 +134,7 @@ class Metadata:
     sandbox_id: str = ""
     frozen_restore: bool = False
     restored_from: dict[str, Any] | None = None
+    outside: list[tuple[int, str]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -160,6 +162,7 @@ class Metadata:
             "sandbox_id": self.sandbox_id,
             "frozen_restore": self.frozen_restore,
             "restored_from": self.restored_from,
+            "outside": self.outside,
             "extra": self.extra,
             "spec": self.spec,
         }
@@ -191,6 +194,7 @@ class Metadata:
             sandbox_id=str(obj.get("sandbox_id") or obj["id"]),
             frozen_restore=bool(obj.get("frozen_restore")),
             restored_from=obj.get("restored_from"),
+            outside=[(int(index), str(host)) for index, host in obj.get("outside") or []],
             extra=dict(obj.get("extra") or {}),
         )
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from formats.errors import Refusal
 from formats.statefile import ImageReader, open_image
 from runtime import spec_diff
-from runtime.engine.api import Progress, RestoreOptions, no_progress
+from runtime.engine.api import OutsideLink, Progress, RestoreOptions, no_progress
 from runtime.engine.restore import Restore
 from runtime.errors import RefusedError
 from runtime.metadata import ExecSession, file_identity
@@ -66,6 +66,7 @@ class RestorePlan:
         hash_seed: Of the saved overlay's own file system; empty if it had none.
         differences: What differs from the image's configuration and does not stand in the way.
         sessions: What exec had brought in, once it is built again.
+        outside: The interfaces that lead outside, once it is built again.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class RestorePlan:
         self._name = name
         self._path = path
         self.sessions: list[ExecSession] = []
+        self.outside: list[OutsideLink] = []
         self._commands = _commands(metadata.get("exec_sessions"))
         self._created = image.created_ns
         self._container_id = image.container_id
@@ -162,6 +164,7 @@ class RestorePlan:
                         streams = (stdio[0], stdio[1], stdio[2])
                         restore.build(init, streams, cgroups, make_session, progress)
                         restore.release(cgroups)
+                        self.outside = restore.report.outside
                     except BaseException:
                         init.kill()
                         raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from runtime.engine.network_hold import NetworkHold
 
@@ -150,9 +150,25 @@ class DumpReport:
     warnings: list[str] = field(default_factory=list)
 
 
+class OutsideLink(NamedTuple):
+    """An interface of the container that leads to the outside.
+
+    Attributes:
+        ifindex: In the container's network namespace.
+        host: Name of the host's end, which is still down; empty when it needs nothing.
+    """
+
+    ifindex: int
+    host: str
+
+
 @dataclass(slots=True)
 class RestoreReport:
-    """What a restore did; times in nanoseconds."""
+    """What a restore did; times in nanoseconds.
+
+    Attributes:
+        outside: To be connected when the program goes on, see `runtime.outside`.
+    """
 
     tasks_ns: int = 0
     memory_ns: int = 0
@@ -161,6 +177,7 @@ class RestoreReport:
     processes: int = 0
     memory_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
+    outside: list[OutsideLink] = field(default_factory=list)
 
 
 class Init(Protocol):

@@ -366,6 +366,7 @@ class Restore:
         completion = Completion(files, self._processes, namespaces, self._host, hole)
         completion.restore_state()
         self._finish_files(files)
+        self.report.outside = files.outside
         completion.restore_rights()
         for record in records:
             if record.zombie:

@@ -68,8 +68,8 @@ class PacketSource:
             0,
             0,
         )
-        checksum = _checksum(_pseudo_header(source, target, 6, len(segment)) + segment)
-        segment = segment[:16] + struct.pack(">H", checksum) + segment[18:]
+        found = checksum(_pseudo_header(source, target, 6, len(segment)) + segment)
+        segment = segment[:16] + struct.pack(">H", found) + segment[18:]
         self._send(source, target, 6, segment)
 
     def send_datagram(self, source: Endpoint, target: Endpoint, data: bytes, protocol: int) -> None:
@@ -82,8 +82,8 @@ class PacketSource:
         coverage = 0 if protocol == IPPROTO_UDPLITE else length
         head = struct.pack(">HHH", source[1], target[1], coverage)
         pseudo = _pseudo_header(source, target, protocol, length)
-        checksum = _checksum(pseudo + head + bytes(2) + data) or 0xFFFF
-        self._send(source, target, protocol, head + struct.pack(">H", checksum) + data)
+        found = checksum(pseudo + head + bytes(2) + data) or 0xFFFF
+        self._send(source, target, protocol, head + struct.pack(">H", found) + data)
 
     def _send(self, source: Endpoint, target: Endpoint, protocol: int, payload: bytes) -> None:
         four = len(target[0]) == 4
@@ -112,7 +112,7 @@ def _pseudo_header(source: Endpoint, target: Endpoint, protocol: int, length: in
     return source[0] + target[0] + struct.pack(">IHBB", length, 0, 0, protocol)
 
 
-def _checksum(data: bytes) -> int:
+def checksum(data: bytes) -> int:
     """The Internet checksum, RFC 1071."""
     data += bytes(len(data) % 2)
     # 65535 divides 2**16 - 1: the sum of words modulo that is the value of the whole number

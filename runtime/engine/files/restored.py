@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from formats.records.files import DeletedFile, MemFd, Pipe, RegularFile
 from formats.records.memory import SharedMemory
 from formats.records.task import Process
-from runtime.engine.api import RestoreOptions
+from runtime.engine.api import OutsideLink, RestoreOptions
 from runtime.engine.files.ghosts import Handles, fill_ghost, finish_ghost, make_ghosts
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.image_records import Records
@@ -77,6 +77,7 @@ class RestoredFiles:
         tun_queues: Our descriptors of TUN interfaces, by namespace and name, until they are taken.
         posix_queues: Our descriptors of message queues, by their number in the image.
         clock_elapsed: How far the container's clock has come since the image was made, in ns.
+        outside: The interfaces of the sandbox's own network namespace that lead outside.
         makers: How to open those shared-memory objects that are not merely memory.
     """
 
@@ -102,6 +103,7 @@ class RestoredFiles:
         self.packet_lock: PacketLock | None = None
         self.last_steps: list[Callable[[], None]] = []
         self.places: dict[int, Place] = {}
+        self.outside: list[OutsideLink] = []
         self.tun_queues: dict[tuple[int, str], int] = {}
         self.tracees: dict[int, NewTask] = {init.pid: init}
         self.tids: dict[int, int] = {}

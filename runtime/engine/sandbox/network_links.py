@@ -226,8 +226,10 @@ class _Maker:
                 if not record.external and record.kind:
                     return False
                 self.outside.make(self.files, record, _creation(record), _data_of(record))
-            elif link.index != record.index:
-                self._renumber(record, link)
+            else:
+                if link.index != record.index:
+                    self._renumber(record, link)
+                self.outside.note(self.files, record)
         self.made[record.ns_id, record.index] = record
         return True
 

@@ -1,4 +1,8 @@
-"""Interfaces whose other end or lower interface is the host's: made if an option says so."""
+"""Interfaces whose other end or lower interface is the host's: made if an option says so.
+
+The host's ends stay down until the program goes on (`runtime.outside`): a frozen container must not
+answer anybody, and its addresses may still be in use where it comes from.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import os
 from contextlib import ExitStack
 
 from formats.records.network import Link
+from runtime.engine.api import OutsideLink
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.sandbox.network_ids import place_of
 from runtime.errors import RestoreError
@@ -23,10 +28,18 @@ from runtime.kernel.netlink import (
 
 
 class OutsideLinks:
-    """Makes what the options of a restore name, and sets the host's ends up at the very end."""
+    """Makes what the options of a restore name."""
 
     def __init__(self) -> None:
         self._waiting: list[str] = []
+
+    @staticmethod
+    def note(files: RestoredFiles, record: Link, host: str = "") -> bool:
+        """There is an interface that leads outside; whether it is one of the sandbox's own."""
+        own = record.external and place_of(files, record.ns_id).own
+        if own:
+            files.outside.append(OutsideLink(record.index, host))
+        return own
 
     def make(self, files: RestoredFiles, record: Link, given: Attributes, data: Attributes) -> None:
         """Make an interface of the container on, or together with, one of the host's.
@@ -52,7 +65,9 @@ class OutsideLinks:
                 inside = opened.enter_context(
                     Netlink(NETLINK_ROUTE, place_of(files, record.ns_id).path)
                 )
-                self._make_pair(inside, record, given, name, ours)
+                host = self._make_pair(inside, record, given, name, ours)
+                if not self.note(files, record, host):
+                    self._waiting.append(host)
             else:
                 outside = opened.enter_context(Netlink(NETLINK_ROUTE))
                 attached = (
@@ -61,23 +76,25 @@ class OutsideLinks:
                     (rt.IFLA_NET_NS_FD, u32(theirs)),
                 )
                 _add(outside, record.index, record.kind, attached, data)
+                self.note(files, record)
 
     def _make_pair(
         self, inside: Netlink, record: Link, given: Attributes, where: str, ours: int
-    ) -> None:
-        name, _, bridge = where.partition("@")
-        peer = ((rt.IFLA_IFNAME, text(name)), (rt.IFLA_NET_NS_FD, u32(ours)))
+    ) -> str:
+        wanted, _, bridge = where.partition("@")
+        peer = ((rt.IFLA_IFNAME, text(wanted)), (rt.IFLA_NET_NS_FD, u32(ours)))
         head = rt.IFINFOMSG.pack(0, 0, 0, 0, 0)
         data = ((rt.VETH_INFO_PEER, head + pack_attributes(peer)),)
         _add(inside, record.index, record.kind, given, data)
-        self._waiting.append(name)
-        if bridge:
-            with Netlink(NETLINK_ROUTE) as outside:
+        with Netlink(NETLINK_ROUTE) as outside:
+            name = _other_end(inside, record.index, outside) if "%" in wanted else wanted
+            if bridge:
                 master = ((rt.IFLA_MASTER, u32(_index(outside, bridge))),)
                 rt.set_link(outside, _index(outside, name), master)
+        return name
 
     def bring_up(self) -> None:
-        """Let the host talk to the container: everything in it that would answer is there now."""
+        """Let the host talk to namespaces that programs have made."""
         with Netlink(NETLINK_ROUTE) as outside:
             for name in self._waiting:
                 rt.set_link(outside, _index(outside, name), flags=rt.IFF_UP, change=rt.IFF_UP)
@@ -94,6 +111,13 @@ def _index(outside: Netlink, name: str) -> int:
     if link is None:
         raise RestoreError(f"this host has no network interface {name}", reason="net-link-missing")
     return link.index
+
+
+def _other_end(inside: Netlink, index: int, outside: Netlink) -> str:
+    """The name that the kernel has chosen for the host's end of a pair."""
+    link = next(link for link in rt.links(inside) if link.index == index)
+    other = link.number(rt.IFLA_LINK)
+    return next(link.name for link in rt.links(outside) if link.index == other)
 
 
 def _add(netlink: Netlink, index: int, kind: str, given: Attributes, data: Attributes) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from runtime.kernel.frames import ETH_P_ALL
 from runtime.kernel.namespaces import fresh_network_namespace
 from runtime.kernel.visit import visiting_path
 from tests.support.bundles import make_bundle
 from tests.support.command import Wherry
 
+ADDRESS = socket.inet_aton("10.50.0.2")
 SETTINGS = (
     "ip link set lo up; ip link set eth0 mtu 1400 address 02:00:00:00:00:07; ip link set eth0 up;"
-    "ip address add 10.50.0.2/24 dev eth0; ip route add default via 10.50.0.1"
+    "ip address add 10.50.0.2/24 dev eth0; ip address add fd50::2/64 dev eth0 nodad;"
+    "ip route add default via 10.50.0.1"
 )
 
 
@@ -76,6 +80,28 @@ def test_an_option_names_the_other_end(wherry: Wherry, scratch: Path) -> None:
     outer = _run("ip -o link show newer")
     assert "master bridge9" in outer
     assert "LOWER_UP" in outer
+    wherry("delete", "--force", "after")
+
+
+def test_joins_the_outside_when_it_goes_on(wherry: Wherry, scratch: Path) -> None:
+    """Frozen, nobody hears of it; then everybody hears where its addresses are now."""
+    _image(wherry, scratch)
+    external = ("--external", "veth[eth0]:newer%d@bridge9")
+    wherry("create", "--restore", scratch / "image", *external, "after")
+    assert "state DOWN" in _run("ip -o link show newer0")
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(ETH_P_ALL)) as tap:
+        tap.bind(("bridge9", ETH_P_ALL))
+        tap.settimeout(20)
+        wherry("start", "after")
+        assert "LOWER_UP" in _run("ip -o link show newer0")
+        mac = bytes.fromhex("020000000007")
+        wanted = {
+            b"\xff" * 6 + mac + bytes.fromhex("08060001080006040001") + mac + ADDRESS,
+            bytes.fromhex("333300000001") + mac + bytes.fromhex("86dd60000000"),
+        }
+        while wanted:
+            frame = tap.recv(2000)
+            wanted -= {start for start in wanted if frame.startswith(start)}
     wherry("delete", "--force", "after")
 
 
