@@ -8,7 +8,8 @@ away (handover.py), it stays frozen; else it is thawed. Should the worker itself
 monitor does the same (its lease, monitor.py).
 
 Conversation over a socket pair, as JSON lines: the command says ``dump``, later ``end``; the worker
-says ``frozen``, ``progress``, and ``dumped`` or ``error``.
+says ``taps`` (with the descriptors of what takes down frames for the container), ``progress``, and
+``dumped`` or ``error``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import contextlib
 import dataclasses
 import fcntl
 import gc
+import logging
 import os
 import selectors
 import signal
@@ -32,13 +34,17 @@ from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress
-from runtime.engine.network_hold import NetworkHold
+from runtime.engine.network_hold import NetworkHold, owns_network
 from runtime.error_report import error_from_json, error_to_json
 from runtime.errors import ContainerError
 from runtime.interrupt import Interrupted, raise_on_signals
 from runtime.kernel import prctl
+from runtime.kernel.frames import FrameTap
 from runtime.line_socket import LineSocket
 from runtime.metadata import HANDOVER, NETWORK_HOLD, read_metadata, update_metadata
+from runtime.outlets import outlets
+
+log = logging.getLogger(__name__)
 
 FREEZE_TIMEOUT_S = 10.0
 F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
@@ -74,6 +80,8 @@ class DumpWorker:
         theirs.close()
         os.close(data_in)
         self._line = ours
+        self.taps: list[FrameTap] = []
+        """What takes down frames that come for the frozen container; closed at our end."""
 
     def __enter__(self) -> DumpWorker:
         return self
@@ -85,6 +93,8 @@ class DumpWorker:
         _traceback: TracebackType | None,
     ) -> None:
         self.end()
+        for tap in self.taps:
+            tap.close()
 
     def end(self) -> None:
         """Let it finish: thaw, or keep frozen what was given away. Idempotent."""
@@ -151,6 +161,10 @@ class DumpWorker:
                 raise error_from_json(message["error"])
             if "progress" in message:
                 progress(*message["progress"])
+            elif "taps" in message:
+                fds = self._line.take_fds()
+                pairs = zip(fds, message["taps"], strict=True)
+                self.taps = [FrameTap.of_descriptor(fd, index) for fd, index in pairs]
             elif "dumped" in message:
                 report = message["dumped"]
         if not going_on and report is None:
@@ -200,6 +214,7 @@ def _dump_and_hold(
         try:
             _freeze(container)
             freeze_ns = time.monotonic_ns() - began_ns
+            _hold_network(container, line, hold)
             report = _dump(container, line, data, options, hold)
             report["freeze_ns"] += freeze_ns
             line.send({"dumped": {**report, "began_ns": began_ns}})
@@ -210,6 +225,25 @@ def _dump_and_hold(
             else:
                 hold.release()
                 container.cgroups.thaw()
+
+
+def _hold_network(container: Container, line: LineSocket, hold: NetworkHold) -> None:
+    """Let no packet in any more, and take down what comes: it goes where the container goes."""
+    if not owns_network(container.metadata.spec):
+        return
+    with contextlib.ExitStack() as opened:
+        path = f"/proc/{container.pid}/ns/net"
+        taps = [
+            opened.enter_context(contextlib.closing(FrameTap(path, link.ifindex)))
+            for link in outlets(container.pid)
+        ]
+        if taps:
+            try:
+                hold.shut(container.pid)
+            except OSError as exc:
+                log.info("packets for %s cannot be held: %s", container.id, exc)
+            else:
+                line.send({"taps": [tap.index for tap in taps]}, [tap.fileno() for tap in taps])
 
 
 def _freeze(container: Container) -> None:

@@ -15,7 +15,7 @@ from formats.records.codec import Json, Record, record
 PROTOCOL_VERSIONS = (1,)
 """Every version that this wherry speaks; both sides use the highest that both have."""
 
-FEATURES = ("container-stream", "file", "handover-query")
+FEATURES = ("container-stream", "file", "frames", "handover-query", "outside-links")
 """Abilities beyond the version, by name; a side uses only what both have named."""
 
 
@@ -94,6 +94,19 @@ class OfferFile:
     overwrite: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Outlet:
+    """An interface of the container that leads outside.
+
+    Attributes:
+        key: Its kind and name, such as ``veth[eth0]``.
+        name: What it is to be connected with over there: a bridge for a veth, an interface else.
+    """
+
+    key: str
+    name: str
+
+
 @record("migrate-offer-container")
 @dataclass(frozen=True, slots=True)
 class OfferContainer:
@@ -106,6 +119,7 @@ class OfferContainer:
         bundle: Its bundle's path at the source, empty for none.
         spec: Its OCI configuration.
         memory_bytes: What its tasks occupy, about.
+        outlets: Its connections with networks outside, as far as they can be made anew.
     """
 
     token: str
@@ -114,6 +128,7 @@ class OfferContainer:
     bundle: str
     spec: Json
     memory_bytes: int
+    outlets: tuple[Outlet, ...] = ()
 
 
 @record("migrate-ready")
@@ -187,12 +202,31 @@ class Prepared:
     warnings: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class HeldFrame:
+    """An Ethernet frame that came for the container while it was frozen.
+
+    Attributes:
+        interface: Index of the interface in the container.
+        frame: From the destination's address on.
+    """
+
+    interface: int
+    frame: bytes
+
+
 @record("migrate-commit")
 @dataclass(frozen=True, slots=True)
 class Commit:
-    """The source has written down that it gives the container away: start it."""
+    """The source has written down that it gives the container away: start it.
+
+    Attributes:
+        token: Of the handover.
+        frames: What the source's network has held back for it.
+    """
 
     token: str
+    frames: tuple[HeldFrame, ...] = ()
 
 
 @record("migrate-running")
@@ -207,6 +241,14 @@ class Running:
 
     thaw_ns: int
     pid: int
+
+
+@record("migrate-frames")
+@dataclass(frozen=True, slots=True)
+class Frames:
+    """What came to the source for the container since the commit."""
+
+    frames: tuple[HeldFrame, ...]
 
 
 @record("migrate-failed")
@@ -267,5 +309,5 @@ class Done:
 
 MESSAGES: tuple[type[Record], ...] = (
     *(Hello, OfferFile, OfferContainer, Ready, Refuse, DataEnd, Stored, Prepared, Commit),
-    *(Running, Failed, Abort, Ping, Query, Answer, Done),
+    *(Running, Frames, Failed, Abort, Ping, Query, Answer, Done),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Refusal]
         *_host_differences(source),
         *_id_problems(root, offer.container_id),
         *_file_problems(offer),
+        *_network_problems(offer),
         *_kernel_problems(),
         *_memory_problems(offer.memory_bytes),
     ]
@@ -101,6 +103,24 @@ def _file_problems(offer: OfferContainer) -> list[Refusal]:
                 )
             )
     return found
+
+
+def _network_problems(offer: OfferContainer) -> list[Refusal]:
+    """What the interfaces are to be connected with, unless the container's own hooks do that."""
+    hooks = offer.spec.get("hooks") or {}
+    if hooks.get("prestart") or hooks.get("createRuntime"):
+        return []
+    here = {name for _, name in socket.if_nameindex()}
+    return [
+        Refusal(
+            "no-network",
+            outlet.key,
+            f"there is no network interface {outlet.name} here; make one, or name another with"
+            " --network",
+        )
+        for outlet in offer.outlets
+        if outlet.name not in here
+    ]
 
 
 def _bind_mounts(spec: Any) -> list[dict[str, Any]]:

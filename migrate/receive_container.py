@@ -28,6 +28,8 @@ from migrate.messages import (
     Answer,
     Commit,
     Done,
+    Frames,
+    HeldFrame,
     Hello,
     OfferContainer,
     Phase,
@@ -38,9 +40,11 @@ from migrate.messages import (
     Running,
     Wish,
 )
+from migrate.network import connection
 from migrate.protocol import DataSource, Peer
 from runtime.container import Container
 from runtime.creation import CreateRequest
+from runtime.engine.api import RestoreOptions
 from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
 from runtime.process import ProcessRef
 from runtime.restore_container import plan_from_source
@@ -89,11 +93,20 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
             f"{offer.container_id}: the handover was aborted meanwhile", reason="handover-aborted"
         )
     container = finish(root, offer.token)
+    _deliver(container, commit.frames)
     peer.send(Running(time.monotonic_ns() - received, container.pid))
     # The record may be forgotten when the source has settled its side; if it never says so, time
     # will do it.
     with contextlib.suppress(MigrateError):
-        forget(root, peer.receive(Done).token)
+        word = peer.receive_any(Frames, Done)
+        if isinstance(word, Frames):
+            _deliver(container, word.frames)
+            peer.receive(Done)
+        forget(root, offer.token)
+
+
+def _deliver(container: Container, frames: tuple[HeldFrame, ...]) -> None:
+    container.deliver([(held.interface, held.frame) for held in frames])
 
 
 def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
@@ -108,7 +121,7 @@ def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
 
 def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
     started = time.monotonic_ns()
-    _create_from(DataSource(peer), offer.container_id, root)
+    _create_from(DataSource(peer), offer, root)
     # The stream was read by the process that stays with the container, through a copy of ours.
     peer.forget_input()
     phase = advance(root, offer.token, to=Phase.PREPARED, only_from=(Phase.RECEIVING,))
@@ -119,7 +132,7 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
     peer.send(Prepared(time.monotonic_ns() - started))
 
 
-def _create_from(source: DataSource, cid: str, root: Path) -> None:
+def _create_from(source: DataSource, offer: OfferContainer, root: Path) -> None:
     """Create the container from the stream, frozen; its monitor reads the stream to the end.
 
     Its standard streams are ``/dev/null`` here: what they led to stayed at the source.
@@ -127,7 +140,9 @@ def _create_from(source: DataSource, cid: str, root: Path) -> None:
     Raises:
         WherryError, OSError: It failed; nothing of it is left.
     """
-    plan = plan_from_source(source, None, spec=None, name=cid)
+    cid = offer.container_id
+    options = RestoreOptions(external={o.key: connection(o) for o in offer.outlets})
+    plan = plan_from_source(source, None, spec=None, name=cid, options=options)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         request = CreateRequest(

@@ -11,7 +11,8 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,9 @@ from migrate.messages import (
     Answer,
     Commit,
     Done,
+    Frames,
     OfferContainer,
+    Outlet,
     Phase,
     Prepared,
     Query,
@@ -40,6 +43,7 @@ from migrate.messages import (
     Running,
     Wish,
 )
+from migrate.network import planned, taken
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
 from migrate.remote import Conversation, Route, talk_to
@@ -105,6 +109,7 @@ def migrate(
     progress: Progress = no_progress,
     ask: Ask | None = None,
     options: CheckpointOptions | None = None,
+    network: Mapping[str, str] | None = None,
 ) -> MigrateReport:
     """Move a running container to another host.
 
@@ -118,6 +123,7 @@ def migrate(
         progress: Called while it works.
         ask: For passphrases and passwords.
         options: What may be saved although the program, or a peer outside, may notice.
+        network: What interfaces of it are to be connected with, see `migrate.network.planned`.
 
     Raises:
         RefusedError: It cannot be moved, and every reason why; nothing was touched.
@@ -128,13 +134,17 @@ def migrate(
         validate_id(rename)
     _require_movable(container)
     report = MigrateReport(rename or container.id, str(route.destination))
+    there = planned(container.pid, container.metadata.spec, network or {})
+    options = options or CheckpointOptions()
+    if there and not options.tcp_close:
+        options = replace(options, tcp_established=True)  # for their addresses move as well
     # The worker is forked first, while this process has no threads.
     with (
-        DumpWorker(container, options or CheckpointOptions()) as worker,
+        DumpWorker(container, options) as worker,
         talk_to(route, ask) as far,
     ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
-        _offer(far, container, intent)
+        _offer(far, container, intent, there)
         handover = _Handover(container, intent, far, worker, report, ask)
         handover.run(bytes_per_s, progress, retry_for_s)
     return report
@@ -153,7 +163,9 @@ def _require_movable(container: Container) -> None:
     require_checkpoint(container, status)
 
 
-def _offer(far: Conversation, container: Container, intent: Intent) -> None:
+def _offer(
+    far: Conversation, container: Container, intent: Intent, there: Sequence[Outlet]
+) -> None:
     if "container-stream" not in far.hello.features:
         raise MigrateError(
             f"wherry {far.hello.wherry} on {intent.route.destination} cannot receive containers",
@@ -168,6 +180,7 @@ def _offer(far: Conversation, container: Container, intent: Intent) -> None:
             bundle=metadata.bundle,
             spec=metadata.spec,
             memory_bytes=_memory_of(container.cgroups.pids()),
+            outlets=tuple(there),
         )
     )
     answer = far.peer.receive_any(Ready, Refuse)
@@ -221,10 +234,17 @@ class _Handover:
             # destination's answer closes it.
             self._worker.end()
         if self._commit(retry_for_s):
+            with contextlib.suppress(TransportError):
+                self._send_stragglers()
             give_away(self._container)
             # Without this word the destination forgets by itself in time.
             with contextlib.suppress(TransportError):
                 self._far.peer.send(Done(self._intent.token))
+
+    def _send_stragglers(self) -> None:
+        """What still came here, until everybody had heard where the container is now."""
+        if self._worker.taps and "frames" in self._far.hello.features:
+            self._far.peer.send(Frames(taken(self._worker.taps)))
 
     def _stream(self, bytes_per_s: float | None, progress: Progress) -> None:
         peer, report = self._far.peer, self._report
@@ -284,7 +304,7 @@ class _Handover:
         container, intent = self._container, self._intent
         peer = self._far.peer
         try:
-            peer.send(Commit(intent.token))
+            peer.send(Commit(intent.token, taken(self._worker.taps)))
             peer.receive(Running)
         except MigrateError as exc:
             # Whatever it said or did not say: whether it is ours again, only its book can tell.

@@ -156,7 +156,7 @@ class Builder:
             metadata.mounts = self._mounts
             metadata.exec_sessions = self.sessions
             if (restore := self._request.restore) is not None:
-                metadata.outside = [(link.ifindex, link.host) for link in restore.outside]
+                metadata.outside = list(restore.outside)
             metadata.stdio = [
                 None if self._request.console is not None else file_identity(fd)
                 for fd in self._request.stdio

@@ -222,6 +222,13 @@ class Container:
 
             join(self.pid, self.metadata.outside)
 
+    def deliver(self, frames: Sequence[tuple[int, bytes]]) -> None:
+        """Hand it frames that came for it elsewhere, see `runtime.outside.deliver`."""
+        if frames and self.metadata.outside:
+            from runtime.outside import deliver
+
+            deliver(self.metadata.outside, frames)
+
     def pause(self) -> None:
         """Freeze every process of a running container.
 

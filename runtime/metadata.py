@@ -134,7 +134,7 @@ class Metadata:
     sandbox_id: str = ""
     frozen_restore: bool = False
     restored_from: dict[str, Any] | None = None
-    outside: list[tuple[int, str]] = field(default_factory=list)
+    outside: list[tuple[int, str, str]] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -194,7 +194,7 @@ class Metadata:
             sandbox_id=str(obj.get("sandbox_id") or obj["id"]),
             frozen_restore=bool(obj.get("frozen_restore")),
             restored_from=obj.get("restored_from"),
-            outside=[(int(index), str(host)) for index, host in obj.get("outside") or []],
+            outside=[(int(i), str(h), str(b)) for i, h, b in obj.get("outside") or []],
             extra=dict(obj.get("extra") or {}),
         )
 

@@ -1,6 +1,6 @@
 """A restored container and the networks outside: it joins them in the moment in which it goes on.
 
-Until then the host's ends of its interfaces are down: a frozen container must not answer anybody,
+Until then nobody hears of it: a frozen container must not answer anybody,
 and its addresses may still be in use where it comes from. Then whoever has seen these elsewhere is
 told where they are now. Whatever of that fails keeps no program from going on.
 """
@@ -12,8 +12,11 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
+from runtime.engine.api import OutsideLink
+from runtime.engine.sandbox.network_outside import connect
+from runtime.errors import RestoreError
 from runtime.kernel import rtnetlink as rt
-from runtime.kernel.frames import announcements, send_frames
+from runtime.kernel.frames import Frame, announcements, send_frames
 from runtime.kernel.netlink import NETLINK_ROUTE, Netlink, attributes
 
 log = logging.getLogger(__name__)
@@ -23,33 +26,32 @@ _IFA_ADDRESS, _IFA_LOCAL = 1, 2  # include/uapi/linux/if_addr.h
 _ETHERNET = 6  # bytes of an address
 
 
-def join(pid: int, links: Sequence[tuple[int, str]]) -> None:
+def join(pid: int, links: Sequence[tuple[int, str, str]]) -> None:
     """Connect the interfaces of a container with the host, and announce its addresses.
 
     Args:
         pid: A task of the container.
-        links: The index of each in the container, and the name of the host's end; an empty one
-            where somebody else has connected it.
+        links: Its interfaces, as `OutsideLink`.
     """
     with Netlink(NETLINK_ROUTE) as here:
-        names = {link.name: link.index for link in rt.links(here)}
-        for _, name in links:
-            if name in names:
-                rt.set_link(here, names[name], flags=rt.IFF_UP, change=rt.IFF_UP)
-            elif name:
-                log.warning("the network interface %s of this host is gone", name)
+        for each in map(OutsideLink._make, links):
+            try:
+                if each.host:
+                    connect(here, each.host, each.bridge)
+            except (RestoreError, OSError) as exc:
+                log.warning("%s could not be connected: %s", each.host, exc)
     path = f"/proc/{pid}/ns/net"
     with Netlink(NETLINK_ROUTE, path) as inside:
         found = {link.index: link for link in rt.links(inside)}
         addresses = list(_addresses(inside))
-    for index, _ in links:
-        link = found.get(index)
+    for each in map(OutsideLink._make, links):
+        link = found.get(each.ifindex)
         mac = b"" if link is None else link.values.get(rt.IFLA_ADDRESS, b"")
-        own = [address for where, address in addresses if where == index]
+        own = [address for where, address in addresses if where == each.ifindex]
         if link is None or len(mac) != _ETHERNET or not link.flags & rt.IFF_UP:
             continue
         try:
-            send_frames(path, index, announcements(mac, own))
+            send_frames(path, each.ifindex, announcements(mac, own))
         except OSError as exc:
             log.warning("the addresses of %s could not be announced: %s", link.name, exc)
 
@@ -62,3 +64,22 @@ def _addresses(netlink: Netlink) -> Iterator[tuple[int, bytes]]:
         address = values.get(_IFA_LOCAL) or values.get(_IFA_ADDRESS)
         if address and family in (socket.AF_INET, socket.AF_INET6):
             yield index, address
+
+
+def deliver(links: Sequence[tuple[int, str, str]], frames: Sequence[tuple[int, Frame]]) -> None:
+    """Hand a container frames that came for it elsewhere.
+
+    Args:
+        links: Its interfaces, as `OutsideLink`.
+        frames: Each with the number of the interface in the container.
+    """
+    hosts = {each.ifindex: each.host for each in map(OutsideLink._make, links) if each.host}
+    with Netlink(NETLINK_ROUTE) as here:
+        names = {link.name: link.index for link in rt.links(here)}
+    for index in {index for index, _ in frames} & hosts.keys():
+        if hosts[index] in names:
+            own = [frame for where, frame in frames if where == index]
+            try:
+                send_frames("/proc/thread-self/ns/net", names[hosts[index]], own)
+            except OSError as exc:
+                log.warning("%s: frames that came meanwhile are lost: %s", hosts[index], exc)

@@ -47,6 +47,14 @@ _MEANING = {
     show_default=True,
     help="How long to look for the other host when the line breaks during the handover.",
 )
+@click.option(
+    "--network",
+    "networks",
+    metavar="LINK=NAME",
+    multiple=True,
+    help="Connect the container's interface LINK with this bridge over there (a veth), or put it on"
+    " this interface (a macvlan, an ipvlan). [default: of the same name as here]",
+)
 @click.option("--status", is_flag=True, help="Tell how an interrupted migration stands.")
 @click.option("--resume", is_flag=True, help="Finish an interrupted migration.")
 @click.option("--abort", is_flag=True, help="Take an interrupted migration back if it can be.")
@@ -62,6 +70,7 @@ def command(
     rename: str | None,
     bwlimit: str | None,
     retry_for: float,
+    networks: tuple[str, ...],
     status: bool,
     resume: bool,
     abort: bool,
@@ -93,7 +102,18 @@ def command(
             f" {target}",
             reason="bad-destination",
         )
-    _migrate(container, route_to(target), rename, bwlimit, retry_for, allow, as_json)
+    _migrate(
+        container, route_to(target), rename, bwlimit, retry_for, _network(networks), allow, as_json
+    )
+
+
+def _network(given: tuple[str, ...]) -> dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    for text, (link, _, name) in zip(given, pairs, strict=True):
+        if not link or not name:
+            problem = f"{text!r} is not of the form LINK=NAME"
+            raise click.BadParameter(problem, param_hint="--network")
+    return {link: name for link, _, name in pairs}
 
 
 def _migrate(
@@ -102,6 +122,7 @@ def _migrate(
     rename: str | None,
     bwlimit: str | None,
     retry_for_s: float,
+    network: dict[str, str],
     allow: CheckpointOptions,
     as_json: bool,
 ) -> None:
@@ -118,6 +139,7 @@ def _migrate(
             progress=progress,
             ask=ask_person,
             options=allow,
+            network=network,
         )
     for warning in report.warnings:
         click.echo(f"wherry: warning: {warning}", err=True)

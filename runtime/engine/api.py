@@ -155,11 +155,13 @@ class OutsideLink(NamedTuple):
 
     Attributes:
         ifindex: In the container's network namespace.
-        host: Name of the host's end, which is still down; empty when it needs nothing.
+        host: Name of the host's end; empty when somebody else deals with it.
+        bridge: The bridge that it is to be a port of; without one it is still down.
     """
 
     ifindex: int
-    host: str
+    host: str = ""
+    bridge: str = ""
 
 
 @dataclass(slots=True)

@@ -44,6 +44,7 @@ class NetworkHold:
         self._sockets: list[socket.socket] = []
         self._own = False
         self._lock: PacketLock | None = None
+        self._gate: PacketLock | None = None
         self._undo = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -75,12 +76,26 @@ class NetworkHold:
         self._lock = PacketLock(_namespace(pid), f"{self.token}-dump", connections, owned=True)
         self._pid, self._connections, self._own = pid, connections, own
 
+    def shut(self, pid: int) -> None:
+        """Hold off everything that comes from outside, for connections that are only to begin too.
+
+        Args:
+            pid: A task in a network namespace that is the container's alone.
+
+        Raises:
+            OSError: This kernel has no fitting nf_tables.
+        """
+        name = f"{self.token}-gate"
+        self._gate = PacketLock(_namespace(pid), name, (), owned=True, everything=True)
+        self._pid = pid
+
     def release(self) -> None:
         """The container goes on, or all is settled: hold nothing off any more. Idempotent."""
         self._undo.close()
-        lock, self._lock = self._lock, None
-        if lock is not None:
-            lock.remove()
+        for lock in (self._lock, self._gate):
+            if lock is not None:
+                lock.remove()
+        self._lock = self._gate = None
         for sock in self._sockets:
             sock.close()
         self._sockets.clear()
@@ -114,9 +129,15 @@ class NetworkHold:
         Raises:
             OSError: The kernel refused.
         """
-        if self._lock is None:
+        if self._lock is None and self._gate is None:
             return ""
-        PacketLock(_namespace(self._pid), self.token, self._connections, owned=False).keep()
+        PacketLock(
+            _namespace(self._pid),
+            self.token,
+            self._connections,
+            owned=False,
+            everything=self._gate is not None,
+        ).keep()
         return self.token
 
 

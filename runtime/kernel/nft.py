@@ -35,11 +35,13 @@ NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES = 16, 17, 10
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN = 0, 1, 2, 3
 NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM = 6, 9, 12, 14
 NFT_TABLE_F_OWNER = 2
-NFT_META_MARK, NFT_META_NFPROTO, NFT_META_L4PROTO, NFT_CMP_EQ, NFT_CMP_NEQ = 3, 15, 16, 0, 1
+NFT_META_MARK, NFT_META_IIF, NFT_META_NFPROTO, NFT_META_L4PROTO = 3, 4, 15, 16
+NFT_CMP_EQ, NFT_CMP_NEQ = 0, 1
 NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER = 1, 2
 NFT_REG_VERDICT, NFT_REG_1, NFT_REG32_00 = 0, 1, 8
 NFPROTO_INET, NF_INET_LOCAL_IN, NF_DROP = 1, 1, 0
 PREFIX = "wherry-"  # of the names of our tables
+_LOOPBACK = 1  # LOOPBACK_IFINDEX, include/net/flow.h
 _PRIORITY = -1000  # before every other table's
 
 _ELEMENTS_PER_MESSAGE = 800  # an attribute is at most 64 KiB long
@@ -56,6 +58,7 @@ class PacketLock:
         name: Of the table; unique in the namespace.
         connections: Whose packets are dropped.
         owned: Whether the table vanishes with this object's process (Linux 5.12).
+        everything: Drop whatever comes in from outside of the namespace as well.
 
     Raises:
         OSError: This kernel has no nf_tables, or EEXIST.
@@ -64,12 +67,19 @@ class PacketLock:
     """
 
     def __init__(
-        self, path: str, name: str, connections: Sequence[Connection], *, owned: bool
+        self,
+        path: str,
+        name: str,
+        connections: Sequence[Connection],
+        *,
+        owned: bool,
+        everything: bool = False,
     ) -> None:
         self.name = name
         self._socket = _netfilter_socket(path)
         try:
-            _transact(self._socket, list(_table(name, connections, owned=owned)))
+            table = _table(name, connections, owned=owned, everything=everything)
+            _transact(self._socket, list(table))
         except BaseException:
             self._socket.close()
             raise
@@ -149,7 +159,9 @@ def _netfilter_socket(path: str) -> socket.socket:
     return nft
 
 
-def _table(name: str, connections: Sequence[Connection], *, owned: bool) -> Iterator[bytes]:
+def _table(
+    name: str, connections: Sequence[Connection], *, owned: bool, everything: bool
+) -> Iterator[bytes]:
     create = NLM_F_CREATE | NLM_F_EXCL
     flags = _number(2, NFT_TABLE_F_OWNER if owned else 0)
     yield _message(NFT_MSG_NEWTABLE, create, _text(1, name) + flags)
@@ -169,8 +181,11 @@ def _table(name: str, connections: Sequence[Connection], *, owned: bool) -> Iter
     where = _nested(4, _number(1, NF_INET_LOCAL_IN) + _number(2, _PRIORITY & 0xFFFFFFFF))
     chain = _text(1, name) + _text(3, "in") + where + _text(7, "filter")
     yield _message(NFT_MSG_NEWCHAIN, create, chain)
-    for size in _SETS:
-        rule = _text(1, name) + _text(2, "in") + _nested(4, b"".join(_rule(size)))
+    rules = [_rule(size) for size in _SETS]
+    if everything:
+        rules.append(_rule_for_everything())
+    for expressions in rules:
+        rule = _text(1, name) + _text(2, "in") + _nested(4, b"".join(expressions))
         yield _message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, rule)
 
 
@@ -192,8 +207,17 @@ def _rule(size: int) -> Iterator[bytes]:
         yield _load(register + size // 4, NFT_PAYLOAD_TRANSPORT_HEADER, port, 2)
         register += size // 4 + 1
     yield _expression("lookup", _text(1, _SETS[size]) + _number(2, NFT_REG32_00))
+    yield _drop()
+
+
+def _rule_for_everything() -> Iterator[bytes]:
+    yield from _compare(NFT_META_IIF, NFT_CMP_NEQ, _LOOPBACK.to_bytes(4, sys.byteorder))
+    yield _drop()
+
+
+def _drop() -> bytes:
     verdict = _nested(2, _nested(2, _number(1, NF_DROP)))
-    yield _expression("immediate", _number(1, NFT_REG_VERDICT) + verdict)
+    return _expression("immediate", _number(1, NFT_REG_VERDICT) + verdict)
 
 
 def _compare(key: int, operation: int, value: bytes) -> Iterator[bytes]:

@@ -1,6 +1,6 @@
 """Interfaces whose other end or lower interface is the host's: made if an option says so.
 
-The host's ends stay down until the program goes on (`runtime.outside`): a frozen container must not
+Nobody hears of them until the program goes on (`runtime.outside`): a frozen container must not
 answer anybody, and its addresses may still be in use where it comes from.
 """
 
@@ -31,14 +31,14 @@ class OutsideLinks:
     """Makes what the options of a restore name."""
 
     def __init__(self) -> None:
-        self._waiting: list[str] = []
+        self._waiting: list[tuple[str, str]] = []
 
     @staticmethod
-    def note(files: RestoredFiles, record: Link, host: str = "") -> bool:
+    def note(files: RestoredFiles, record: Link, host: str = "", bridge: str = "") -> bool:
         """There is an interface that leads outside; whether it is one of the sandbox's own."""
         own = record.external and place_of(files, record.ns_id).own
         if own:
-            files.outside.append(OutsideLink(record.index, host))
+            files.outside.append(OutsideLink(record.index, host, bridge))
         return own
 
     def make(self, files: RestoredFiles, record: Link, given: Attributes, data: Attributes) -> None:
@@ -65,9 +65,14 @@ class OutsideLinks:
                 inside = opened.enter_context(
                     Netlink(NETLINK_ROUTE, place_of(files, record.ns_id).path)
                 )
+                name, _, bridge = name.partition("@")
                 host = self._make_pair(inside, record, given, name, ours)
-                if not self.note(files, record, host):
-                    self._waiting.append(host)
+                if not self.note(files, record, host, bridge):
+                    self._waiting.append((host, bridge))
+                elif bridge:
+                    # Then there is no wait for a carrier when it becomes a port.
+                    with Netlink(NETLINK_ROUTE) as here:
+                        connect(here, host)
             else:
                 outside = opened.enter_context(Netlink(NETLINK_ROUTE))
                 attached = (
@@ -78,32 +83,37 @@ class OutsideLinks:
                 _add(outside, record.index, record.kind, attached, data)
                 self.note(files, record)
 
-    def _make_pair(
-        self, inside: Netlink, record: Link, given: Attributes, where: str, ours: int
-    ) -> str:
-        wanted, _, bridge = where.partition("@")
+    @staticmethod
+    def _make_pair(inside: Netlink, record: Link, given: Attributes, wanted: str, ours: int) -> str:
         peer = ((rt.IFLA_IFNAME, text(wanted)), (rt.IFLA_NET_NS_FD, u32(ours)))
         head = rt.IFINFOMSG.pack(0, 0, 0, 0, 0)
         data = ((rt.VETH_INFO_PEER, head + pack_attributes(peer)),)
         _add(inside, record.index, record.kind, given, data)
         with Netlink(NETLINK_ROUTE) as outside:
-            name = _other_end(inside, record.index, outside) if "%" in wanted else wanted
-            if bridge:
-                master = ((rt.IFLA_MASTER, u32(_index(outside, bridge))),)
-                rt.set_link(outside, _index(outside, name), master)
-        return name
+            return _other_end(inside, record.index, outside) if "%" in wanted else wanted
 
     def bring_up(self) -> None:
         """Let the host talk to namespaces that programs have made."""
         with Netlink(NETLINK_ROUTE) as outside:
-            for name in self._waiting:
-                rt.set_link(outside, _index(outside, name), flags=rt.IFF_UP, change=rt.IFF_UP)
+            for name, bridge in self._waiting:
+                connect(outside, name, bridge)
         self._waiting = []
 
 
 def of(files: RestoredFiles) -> OutsideLinks:
     """The one of a restore."""
     return files.once("links outside", OutsideLinks)
+
+
+def connect(here: Netlink, name: str, bridge: str = "") -> None:
+    """Set an interface of this host up, and make it a port of a bridge.
+
+    Raises:
+        RestoreError: There is none of that name.
+        OSError: The kernel refused.
+    """
+    given = ((rt.IFLA_MASTER, u32(_index(here, bridge))),) if bridge else ()
+    rt.set_link(here, _index(here, name), given, flags=rt.IFF_UP, change=rt.IFF_UP)
 
 
 def _index(outside: Netlink, name: str) -> int:

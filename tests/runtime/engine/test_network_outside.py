@@ -88,12 +88,12 @@ def test_joins_the_outside_when_it_goes_on(wherry: Wherry, scratch: Path) -> Non
     _image(wherry, scratch)
     external = ("--external", "veth[eth0]:newer%d@bridge9")
     wherry("create", "--restore", scratch / "image", *external, "after")
-    assert "state DOWN" in _run("ip -o link show newer0")
+    assert "master bridge9" not in _run("ip -o link show newer0")
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.ntohs(ETH_P_ALL)) as tap:
         tap.bind(("bridge9", ETH_P_ALL))
         tap.settimeout(20)
         wherry("start", "after")
-        assert "LOWER_UP" in _run("ip -o link show newer0")
+        assert "master bridge9" in _run("ip -o link show newer0")
         mac = bytes.fromhex("020000000007")
         wanted = {
             b"\xff" * 6 + mac + bytes.fromhex("08060001080006040001") + mac + ADDRESS,
