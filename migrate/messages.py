@@ -208,7 +208,7 @@ class HeldFrame:
 
     Attributes:
         interface: Index of the interface in the container.
-        frame: From the destination's address on.
+        frame: As ``PACKET_VNET_HDR`` of packet(7) gives it.
     """
 
     interface: int

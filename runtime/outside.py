@@ -7,6 +7,7 @@ told where they are now. Whatever of that fails keeps no program from going on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import struct
@@ -17,12 +18,21 @@ from runtime.engine.sandbox.network_outside import connect
 from runtime.errors import RestoreError
 from runtime.kernel import rtnetlink as rt
 from runtime.kernel.frames import Frame, announcements, send_frames
-from runtime.kernel.netlink import NETLINK_ROUTE, Netlink, attributes
+from runtime.kernel.netlink import (
+    NETLINK_ROUTE,
+    NLM_F_CREATE,
+    Netlink,
+    attributes,
+    pack_attributes,
+)
 
 log = logging.getLogger(__name__)
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _IFA_ADDRESS, _IFA_LOCAL = 1, 2  # include/uapi/linux/if_addr.h
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, interface, state, flags, type
+_NDA_DST, _NTF_USE = 1, 1  # include/uapi/linux/neighbour.h
+_NUD_UNKNOWN = 0x01 | 0x20  # INCOMPLETE, FAILED
 _ETHERNET = 6  # bytes of an address
 
 
@@ -42,6 +52,7 @@ def join(pid: int, links: Sequence[tuple[int, str, str]]) -> None:
                 log.warning("%s could not be connected: %s", each.host, exc)
     path = f"/proc/{pid}/ns/net"
     with Netlink(NETLINK_ROUTE, path) as inside:
+        _ask_again(inside, {link[0] for link in links})
         found = {link.index: link for link in rt.links(inside)}
         addresses = list(_addresses(inside))
     for each in map(OutsideLink._make, links):
@@ -54,6 +65,22 @@ def join(pid: int, links: Sequence[tuple[int, str, str]]) -> None:
             send_frames(path, each.ifindex, announcements(mac, own))
         except OSError as exc:
             log.warning("the addresses of %s could not be announced: %s", link.name, exc)
+
+
+def _ask_again(netlink: Netlink, indices: set[int]) -> None:
+    """Look for neighbours that could not answer before: the kernel would wait a second.
+
+    Its connections may have asked for them as soon as they stood.
+    """
+    for message in netlink.dump(rt.RTM_GETNEIGH, _NDMSG.pack(0, 0, 0, 0, 0)):
+        family, index, state, _, _ = _NDMSG.unpack_from(message.body)
+        address = dict(attributes(message.body[_NDMSG.size :])).get(_NDA_DST)
+        if index in indices and state & _NUD_UNKNOWN and address:
+            wanted = pack_attributes(((_NDA_DST, address),))
+            with contextlib.suppress(OSError):  # it has been found, or forgotten, meanwhile
+                netlink.ask(rt.RTM_DELNEIGH, _NDMSG.pack(family, index, 0, 0, 0) + wanted)
+                used = _NDMSG.pack(family, index, 0, _NTF_USE, 0) + wanted
+                netlink.ask(rt.RTM_NEWNEIGH, used, NLM_F_CREATE)
 
 
 def _addresses(netlink: Netlink) -> Iterator[tuple[int, bytes]]:

@@ -77,7 +77,10 @@ class NetworkHold:
         self._pid, self._connections, self._own = pid, connections, own
 
     def shut(self, pid: int) -> None:
-        """Hold off everything that comes from outside, for connections that are only to begin too.
+        """Hold off everything, also what is no connection yet, and keep the container silent.
+
+        What its kernel repeated on its own would draw the network's attention back to it when it
+        is elsewhere already.
 
         Args:
             pid: A task in a network namespace that is the container's alone.

@@ -35,11 +35,11 @@ NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, NFNL_SUBSYS_NFTABLES = 16, 17, 10
 NFT_MSG_NEWTABLE, NFT_MSG_GETTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN = 0, 1, 2, 3
 NFT_MSG_NEWRULE, NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM = 6, 9, 12, 14
 NFT_TABLE_F_OWNER = 2
-NFT_META_MARK, NFT_META_IIF, NFT_META_NFPROTO, NFT_META_L4PROTO = 3, 4, 15, 16
+NFT_META_MARK, NFT_META_IIF, NFT_META_OIF, NFT_META_NFPROTO, NFT_META_L4PROTO = 3, 4, 5, 15, 16
 NFT_CMP_EQ, NFT_CMP_NEQ = 0, 1
 NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER = 1, 2
 NFT_REG_VERDICT, NFT_REG_1, NFT_REG32_00 = 0, 1, 8
-NFPROTO_INET, NF_INET_LOCAL_IN, NF_DROP = 1, 1, 0
+NFPROTO_INET, NF_INET_LOCAL_IN, NF_INET_LOCAL_OUT, NF_DROP = 1, 1, 3, 0
 PREFIX = "wherry-"  # of the names of our tables
 _LOOPBACK = 1  # LOOPBACK_IFINDEX, include/net/flow.h
 _PRIORITY = -1000  # before every other table's
@@ -58,7 +58,7 @@ class PacketLock:
         name: Of the table; unique in the namespace.
         connections: Whose packets are dropped.
         owned: Whether the table vanishes with this object's process (Linux 5.12).
-        everything: Drop whatever comes in from outside of the namespace as well.
+        everything: Drop whatever comes in from outside of the namespace, and whatever leaves it.
 
     Raises:
         OSError: This kernel has no nf_tables, or EEXIST.
@@ -178,15 +178,24 @@ def _table(
                 NLM_F_CREATE,
                 _text(1, name) + _text(2, set_name) + _nested(3, elements),
             )
-    where = _nested(4, _number(1, NF_INET_LOCAL_IN) + _number(2, _PRIORITY & 0xFFFFFFFF))
-    chain = _text(1, name) + _text(3, "in") + where + _text(7, "filter")
-    yield _message(NFT_MSG_NEWCHAIN, create, chain)
-    rules = [_rule(size) for size in _SETS]
+    yield _chain(name, "in", NF_INET_LOCAL_IN)
+    for size in _SETS:
+        yield _in_chain(name, "in", _rule(size))
     if everything:
-        rules.append(_rule_for_everything())
-    for expressions in rules:
-        rule = _text(1, name) + _text(2, "in") + _nested(4, b"".join(expressions))
-        yield _message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, rule)
+        yield _in_chain(name, "in", _unless_loopback(NFT_META_IIF))
+        yield _chain(name, "out", NF_INET_LOCAL_OUT)
+        yield _in_chain(name, "out", _unless_loopback(NFT_META_OIF))
+
+
+def _chain(table: str, name: str, hook: int) -> bytes:
+    where = _nested(4, _number(1, hook) + _number(2, _PRIORITY & 0xFFFFFFFF))
+    chain = _text(1, table) + _text(3, name) + where + _text(7, "filter")
+    return _message(NFT_MSG_NEWCHAIN, NLM_F_CREATE | NLM_F_EXCL, chain)
+
+
+def _in_chain(table: str, name: str, expressions: Iterable[bytes]) -> bytes:
+    rule = _text(1, table) + _text(2, name) + _nested(4, b"".join(expressions))
+    return _message(NFT_MSG_NEWRULE, NLM_F_CREATE | NLM_F_APPEND, rule)
 
 
 def _key(connection: Connection) -> bytes:
@@ -210,8 +219,8 @@ def _rule(size: int) -> Iterator[bytes]:
     yield _drop()
 
 
-def _rule_for_everything() -> Iterator[bytes]:
-    yield from _compare(NFT_META_IIF, NFT_CMP_NEQ, _LOOPBACK.to_bytes(4, sys.byteorder))
+def _unless_loopback(interface: int) -> Iterator[bytes]:
+    yield from _compare(interface, NFT_CMP_NEQ, _LOOPBACK.to_bytes(4, sys.byteorder))
     yield _drop()
 
 
