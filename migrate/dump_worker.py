@@ -34,9 +34,10 @@ from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress
+from runtime.engine.dump import PASSING, PASSING_TIMEOUT_S
 from runtime.engine.network_hold import NetworkHold, owns_network
 from runtime.error_report import error_from_json, error_to_json
-from runtime.errors import ContainerError
+from runtime.errors import ContainerError, RefusedError
 from runtime.interrupt import Interrupted, raise_on_signals
 from runtime.kernel import prctl
 from runtime.kernel.frames import FrameTap
@@ -163,6 +164,8 @@ class DumpWorker:
                 progress(*message["progress"])
             elif "taps" in message:
                 fds = self._line.take_fds()
+                for tap in self.taps:  # of an attempt that was refused
+                    tap.close()
                 pairs = zip(fds, message["taps"], strict=True)
                 self.taps = [FrameTap.of_descriptor(fd, index) for fd, index in pairs]
             elif "dumped" in message:
@@ -210,14 +213,9 @@ def _dump_and_hold(
 ) -> None:
     container.reload()
     with freeze_lease(container.directory), NetworkHold() as hold:
-        began_ns = time.monotonic_ns()
         try:
-            _freeze(container)
-            freeze_ns = time.monotonic_ns() - began_ns
-            _hold_network(container, line, hold)
             report = _dump(container, line, data, options, hold)
-            report["freeze_ns"] += freeze_ns
-            line.send({"dumped": {**report, "began_ns": began_ns}})
+            line.send({"dumped": report})
             line.receive()  # until the command says so, or is gone
         finally:
             if _given_away(container.directory):
@@ -270,13 +268,26 @@ def _dump(
     options: CheckpointOptions,
     hold: NetworkHold,
 ) -> dict[str, Any]:
-    with (
-        os.fdopen(data, "wb", buffering=0) as sink,
-        ImageWriter(sink) as writer,
-        dumping(container, writer, _reporter(line), options, hold) as report,
-    ):
-        pass  # the image is complete, and the container is still frozen when the block is left
-    return dataclasses.asdict(report)
+    """Freeze and dump, again if what stands in the way is gone as soon as the program goes on."""
+    deadline = time.monotonic() + PASSING_TIMEOUT_S
+    with os.fdopen(data, "wb", buffering=0) as sink, ImageWriter(sink) as writer:
+        while True:
+            began_ns = time.monotonic_ns()
+            _freeze(container)
+            freeze_ns = time.monotonic_ns() - began_ns
+            _hold_network(container, line, hold)
+            try:
+                # The image is complete when the block is left, and the container still frozen.
+                with dumping(container, writer, _reporter(line), options, hold) as report:
+                    pass
+                report.freeze_ns += freeze_ns
+                return {**dataclasses.asdict(report), "began_ns": began_ns}
+            except RefusedError as exc:
+                if time.monotonic() > deadline or not {r.reason for r in exc.refusals} <= PASSING:
+                    raise
+            hold.release()
+            container.cgroups.thaw()
+            time.sleep(0.01)
 
 
 def _given_away(directory: Path) -> bool:
