@@ -26,8 +26,10 @@ from migrate.messages import (
     Commit,
     DataEnd,
     Failed,
+    HeldFrame,
     Hello,
     OfferContainer,
+    Outlet,
     Phase,
     Ping,
     Ready,
@@ -95,6 +97,8 @@ def _sample(cls: type[Any]) -> Any:
         tuple[int, ...]: (1, 2),
         tuple[str, ...]: ("a",),
         tuple[Reason, ...]: (Reason("r", "s", "t"),),
+        tuple[Outlet, ...]: (Outlet("veth[eth0]", "br0"),),
+        tuple[HeldFrame, ...]: (HeldFrame(2, b"frame"),),
     }
     hints = typing.get_type_hints(cls)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(cls)}
