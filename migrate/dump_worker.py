@@ -34,7 +34,7 @@ from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress
-from runtime.engine.dump import PASSING, PASSING_TIMEOUT_S
+from runtime.engine.dump import PASSING
 from runtime.engine.network_hold import NetworkHold, owns_network
 from runtime.error_report import error_from_json, error_to_json
 from runtime.errors import ContainerError, RefusedError
@@ -47,7 +47,6 @@ from runtime.outlets import outlets
 
 log = logging.getLogger(__name__)
 
-FREEZE_TIMEOUT_S = 10.0
 F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
 PIPE_SIZE = 1 << 20
 _PROGRESS_INTERVAL_S = 0.1
@@ -244,12 +243,12 @@ def _hold_network(container: Container, line: LineSocket, hold: NetworkHold) -> 
                 line.send({"taps": [tap.index for tap in taps]}, [tap.fileno() for tap in taps])
 
 
-def _freeze(container: Container) -> None:
+def _freeze(container: Container, timeout_s: float) -> None:
     """Freeze the cgroup, patiently: a task in vfork cannot freeze until its child has gone on.
 
     The engine finds the container frozen, as if it had been paused, and so leaves it frozen.
     """
-    deadline = time.monotonic() + FREEZE_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     while True:
         try:
             container.cgroups.freeze(timeout_s=1.0)
@@ -269,11 +268,11 @@ def _dump(
     hold: NetworkHold,
 ) -> dict[str, Any]:
     """Freeze and dump, again if what stands in the way is gone as soon as the program goes on."""
-    deadline = time.monotonic() + PASSING_TIMEOUT_S
+    deadline = time.monotonic() + options.timeout_s
     with os.fdopen(data, "wb", buffering=0) as sink, ImageWriter(sink) as writer:
         while True:
             began_ns = time.monotonic_ns()
-            _freeze(container)
+            _freeze(container, options.timeout_s)
             freeze_ns = time.monotonic_ns() - began_ns
             _hold_network(container, line, hold)
             try:

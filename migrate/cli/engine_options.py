@@ -27,20 +27,29 @@ def checkpoint_options(function: Function) -> Function:
     """Give a command the options of a checkpoint; it gets ``allow: CheckpointOptions``."""
 
     @wraps(function)
-    def command(*args: Any, external: Iterable[str], **given: Any) -> Any:
+    def command(*args: Any, external: Iterable[str], timeout: float, **given: Any) -> Any:
         from runtime.engine.api import CheckpointOptions
 
         flags = {name: given.pop(name) for name, _ in _FLAGS}
-        allow = CheckpointOptions(external=tuple(external), **flags)
+        allow = CheckpointOptions(external=tuple(external), timeout_s=timeout, **flags)
         return function(*args, allow=allow, **given)
 
     wrapped: Function = click.option(
+        "--timeout",
+        metavar="SECONDS",
+        type=click.FloatRange(0),
+        default=10.0,
+        show_default=True,
+        help="How long to wait for what stands in the way for a moment only: a vfork, a connection "
+        "that is not yet accepted.",
+    )(command)
+    wrapped = click.option(
         "--external",
         metavar="THING",
         multiple=True,
         help="Something outside that a restore gives anew: file[MNT:INODE], pipe[INODE], "
         "unix[INODE], tty[RDEV:DEV], mnt[PATH]:KEY.",
-    )(command)
+    )(wrapped)
     for name, text in reversed(_FLAGS):
         names = (f"--{name.replace('_', '-')}", *_ALSO.get(name, ()))
         wrapped = click.option(*names, name, is_flag=True, help=text)(wrapped)

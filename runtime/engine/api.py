@@ -64,6 +64,8 @@ class CheckpointOptions:
         shell_job: Save terminals that came from outside; a restore gives its own instead.
         external: Things outside that a restore gives anew: ``file[MNT:INODE]``, ``unix[INODE]``,
             ``pipe[INODE]``, ``tty[RDEV:DEV]``, ``mnt[PATH]:KEY``.
+        timeout_s: How long to wait for what stands in the way for a moment only: vfork(2), a
+            connection that is not yet accepted.
     """
 
     tcp_established: bool = False
@@ -74,6 +76,7 @@ class CheckpointOptions:
     link_remap: bool = False
     shell_job: bool = False
     external: tuple[str, ...] = ()
+    timeout_s: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,6 @@ PASSING = frozenset(
     }
 )
 """Refusals of what the program does away with itself, as a rule within moments."""
-PASSING_TIMEOUT_S = 10.0
 
 
 @contextlib.contextmanager
@@ -137,13 +136,15 @@ def _freeze_and_look(held: contextlib.ExitStack, target: DumpTarget, report: Dum
         report: Gets the times of that attempt.
     """
     paused = target.cgroups.frozen  # then nothing goes on
-    deadline = time.monotonic() + PASSING_TIMEOUT_S
+    deadline = time.monotonic() + target.options.timeout_s
     for attempt in itertools.count(1):
         if has_sleepers(target.cgroups):
             restart_blocks()  # now, for to load it takes a while
         began = time.monotonic_ns()
         with contextlib.ExitStack() as section:
-            state = section.enter_context(frozen(target.cgroups, target.container_id))
+            state = section.enter_context(
+                frozen(target.cgroups, target.container_id, timeout_s=target.options.timeout_s)
+            )
             looked = time.monotonic_ns()
             dump = _Dump(target, state, report, began)
             try:

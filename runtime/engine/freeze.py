@@ -202,7 +202,9 @@ class _MomentError(Exception):
 
 
 @contextlib.contextmanager
-def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
+def frozen(
+    cgroups: Freezer, container_id: str, *, timeout_s: float = VFORK_TIMEOUT_S
+) -> Iterator[Frozen]:
     """Freeze a container for the length of a ``with`` block.
 
     On the way out every task that still exists goes on as if nothing had happened, and a cgroup
@@ -214,7 +216,7 @@ def frozen(cgroups: Freezer, container_id: str) -> Iterator[Frozen]:
             thread ends.
     """
     was_frozen = cgroups.frozen
-    deadline = time.monotonic() + VFORK_TIMEOUT_S
+    deadline = time.monotonic() + timeout_s
     patience_s = VFORK_PATIENCE_S
     while True:
         try:

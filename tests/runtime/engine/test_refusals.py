@@ -23,7 +23,9 @@ def test_is_refused_by_name_and_runs_on(name: str, wherry: Wherry, scratch: Path
     images.mkdir()
     with stage(wherry, scratch, name) as play:
         play.start("box")
-        result = wherry.fails("checkpoint", "--image-path", images / "image", "box")
+        result = wherry.fails(
+            "checkpoint", "--timeout", "1", "--image-path", images / "image", "box"
+        )
         assert result.returncode in EXIT_CODES, result.stderr
         reasons = re.findall(r"\[([a-z0-9-]+)\]", result.stderr)
         assert reasons, result.stderr
@@ -38,7 +40,9 @@ def test_every_reason_is_named_at_once(wherry: Wherry, scratch: Path) -> None:
     with stage(wherry, scratch, "refused/netlink.c") as play:
         play.start("box")
         pid = json.loads(wherry("state", "box").stdout)["pid"]
-        result = wherry.fails("checkpoint", "--image-path", scratch / "image", "box")
+        result = wherry.fails(
+            "checkpoint", "--timeout", "1", "--image-path", scratch / "image", "box"
+        )
         assert re.search(r"pid \d+ \(netlink\) fd \d+", result.stderr), result.stderr
         assert Path(f"/proc/{pid}").exists()
         assert play.finish("box") == "ok"
