@@ -32,6 +32,20 @@ _RUN_LOCK = Path(tempfile.gettempdir()) / "wherry-tests.lock"
 _outcome = pytest.StashKey[bool]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", metavar="I/N", help="Run only every N-th test, from the I-th on.")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part is not None:
+        number, count = map(int, part.split("/"))
+        config.hook.pytest_deselected(
+            items=[item for at, item in enumerate(items) if at % count != number - 1]
+        )
+        items[:] = items[number - 1 :: count]
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs_feature(name): skip where `wherry check` lacks the feature"

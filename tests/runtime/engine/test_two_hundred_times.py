@@ -61,11 +61,11 @@ def _descendants(pid: int) -> list[int]:
 
 
 def host_side(wherry: Wherry) -> tuple[int, int, int]:
-    """Processes of ours, cgroups of ours that exist, and mounts of the host."""
+    """Processes of ours, cgroups of ours that exist, and mounts of ours on the host."""
     return (
         len(leftovers.processes_of(wherry.root)),
         sum(path.exists() for path in wherry.seen_cgroups),
-        len(Path("/proc/self/mountinfo").read_text().splitlines()),
+        Path("/proc/self/mountinfo").read_text().count(f" {wherry.root}/"),
     )
 
 
