@@ -11,6 +11,8 @@ from pathlib import Path
 from migrate.errors import ProtocolError
 from migrate.messages import FEATURES, PROTOCOL_VERSIONS, Hello
 from migrate.protocol import Peer
+from runtime.engine.host_facts import vdso_digest
+from runtime.kernel.auxv import AT_MINSIGSTKSZ, auxiliary_value
 
 HELLO_TIMEOUT_S = 30.0
 MAX_VERSIONS = 64
@@ -37,6 +39,8 @@ def own_hello() -> Hello:
         kernel=host.release,
         page_size=os.sysconf("SC_PAGE_SIZE"),
         cpu_flags=tuple(sorted(_cpu_flags())),
+        vdso=vdso_digest(),
+        signal_frame=auxiliary_value(AT_MINSIGSTKSZ),
     )
 
 

@@ -15,7 +15,7 @@ from formats.records.codec import Json, Record, record
 PROTOCOL_VERSIONS = (1,)
 """Every version that this wherry speaks; both sides use the highest that both have."""
 
-FEATURES = ("container-stream", "file", "frames", "handover-query", "outside-links")
+FEATURES = ("container-stream", "dry-run", "file", "frames", "handover-query", "outside-links")
 """Abilities beyond the version, by name; a side uses only what both have named."""
 
 
@@ -64,6 +64,8 @@ class Hello:
         kernel: As ``uname -r`` says, informative.
         page_size: Bytes.
         cpu_flags: Features of the processor that programs can use.
+        vdso: SHA-256 of the vDSO's code; empty when unknown.
+        signal_frame: Bytes of a signal's frame with all registers; 0 when unknown.
     """
 
     versions: tuple[int, ...]
@@ -74,6 +76,8 @@ class Hello:
     kernel: str
     page_size: int
     cpu_flags: tuple[str, ...]
+    vdso: bytes = b""
+    signal_frame: int = 0
 
 
 @record("migrate-offer-file")
@@ -120,6 +124,10 @@ class OfferContainer:
         spec: Its OCI configuration.
         memory_bytes: What its tasks occupy, about.
         outlets: Its connections with networks outside, as far as they can be made anew.
+        disk_bytes: What its files occupy that travel with it.
+        time_ns: CLOCK_REALTIME at the source; 0 when unknown.
+        accepted: Reason codes of what the user has looked at and accepts.
+        dry_run: Only the answer is wanted.
     """
 
     token: str
@@ -129,6 +137,10 @@ class OfferContainer:
     spec: Json
     memory_bytes: int
     outlets: tuple[Outlet, ...] = ()
+    disk_bytes: int = 0
+    time_ns: int = 0
+    accepted: tuple[str, ...] = ()
+    dry_run: bool = False
 
 
 @record("migrate-ready")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import time
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +16,26 @@ from runtime.errors import ContainerError, SpecError
 from runtime.ids import validate_id
 
 MEMORY_RESERVE = 32 << 20  # bytes that wherry itself may need during the restore
+CLOCK_TOLERANCE_S = 2.0
+_CONTROLLERS = {
+    "memory": ("memory",),
+    "cpu": ("cpu",),
+    "pids": ("pids",),
+    "blockIO": ("blkio", "io"),
+    "hugepageLimits": ("hugetlb",),
+}
+
+ACCEPTABLE = ("cgroup-controllers", "clock", "cpu-features", "disk", "memory")
+"""Reasons that a user may overrule, because wherry cannot know whether they matter."""
 
 
 def obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Refusal]:
     """Every reason why this host cannot take the offered container; all of them at once."""
+    accepted = set(offer.accepted) & set(ACCEPTABLE)
+    return [each for each in _all_obstacles(root, offer, source) if each.reason not in accepted]
+
+
+def _all_obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Refusal]:
     return [
         *_host_differences(source),
         *_id_problems(root, offer.container_id),
@@ -25,6 +43,10 @@ def obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Refusal]
         *_network_problems(offer),
         *_kernel_problems(),
         *_memory_problems(offer.memory_bytes),
+        *_disk_problems(root, offer.disk_bytes),
+        *_cgroup_problems(offer.spec),
+        *_device_problems(offer),
+        *_clock_problems(offer.time_ns),
     ]
 
 
@@ -55,6 +77,24 @@ def _host_differences(source: Hello) -> list[Refusal]:
                 "cpu-features",
                 here.hostname,
                 f"the processor lacks {', '.join(missing[:12])}, which the programs may be using",
+            )
+        )
+    if source.signal_frame > here.signal_frame > 0:
+        found.append(
+            Refusal(
+                "xstate",
+                here.hostname,
+                f"the registers take {source.signal_frame} bytes at the source,"
+                f" {here.signal_frame} here",
+            )
+        )
+    if source.vdso and source.vdso != here.vdso:
+        found.append(
+            Refusal(
+                "vdso",
+                here.hostname,
+                f"its kernel ({here.kernel}) has another vDSO than the source's ({source.kernel});"
+                " boot the same kernel on both",
             )
         )
     return found
@@ -164,3 +204,60 @@ def _available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
     return 1 << 62  # Linux before 3.14: not told
+
+
+def _disk_problems(root: Path, wanted: int) -> list[Refusal]:
+    place = next(path for path in (root, *root.parents) if path.exists())
+    status = os.statvfs(place)
+    free = status.f_bavail * status.f_frsize
+    if wanted <= free:
+        return []
+    sentence = f"the container's files take {wanted >> 20} MiB, {free >> 20} MiB are free here"
+    return [Refusal("disk", str(place), sentence)]
+
+
+def _cgroup_problems(spec: Any) -> list[Refusal]:
+    """Limits that this host has no controller for."""
+    from runtime.sandbox.cgroups.hierarchy import find_hierarchies
+
+    here = {name for hierarchy in find_hierarchies() for name in hierarchy.controllers}
+    return [
+        Refusal(
+            "cgroup-controllers",
+            f"linux.resources.{key}",
+            f"this host has no cgroup controller {_CONTROLLERS[key][0]}, which sets the limit",
+        )
+        for key in unlimited(spec, here)
+    ]
+
+
+def unlimited(spec: Any, controllers: Set[str]) -> list[str]:
+    """Which of the configuration's limits no controller of a host can set."""
+    limited = (spec.get("linux") or {}).get("resources") or {}
+    return [
+        key
+        for key, names in _CONTROLLERS.items()
+        if limited.get(key) and not controllers & set(names)
+    ]
+
+
+def _device_problems(offer: OfferContainer) -> list[Refusal]:
+    """Devices of the configuration must be the same thing here: the same number, that is."""
+    found = []
+    for device in (offer.spec.get("linux") or {}).get("devices") or []:
+        kind, number = device.get("type"), (device.get("major"), device.get("minor"))
+        if kind not in ("b", "c", "u"):
+            continue
+        path = Path(f"/sys/dev/{'block' if kind == 'b' else 'char'}/{number[0]}:{number[1]}")
+        if not path.exists():
+            subject = str(device.get("path"))
+            found.append(Refusal("device", subject, f"there is no device {number} here"))
+    return found
+
+
+def _clock_problems(there_ns: int) -> list[Refusal]:
+    apart = abs(time.time_ns() - there_ns) / 1e9
+    if not there_ns or apart <= CLOCK_TOLERANCE_S:
+        return []
+    sentence = f"the clocks of the hosts are {apart:.1f} s apart; programs would see time jump"
+    return [Refusal("clock", os.uname().nodename, sentence)]

@@ -68,10 +68,14 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
     if not TOKEN.fullmatch(offer.token):
         raise ProtocolError("the token of the offer is malformed")
     origin = f"{source.hostname}:{offer.source_id}"
-    clear_stale(root, offer.container_id, origin)
+    if not offer.dry_run:
+        clear_stale(root, offer.container_id, origin)
     refusals = preflight.obstacles(root, offer, source)
     if refusals:
         peer.send(Refuse.of(refusals))
+        return
+    if offer.dry_run:
+        peer.send(Ready())
         return
     _enter(root, offer, origin)
     try:
@@ -141,7 +145,10 @@ def _create_from(source: DataSource, offer: OfferContainer, root: Path) -> None:
         WherryError, OSError: It failed; nothing of it is left.
     """
     cid = offer.container_id
-    options = RestoreOptions(external={o.key: connection(o) for o in offer.outlets})
+    options = RestoreOptions(
+        external={outlet.key: connection(outlet) for outlet in offer.outlets},
+        accepted=frozenset(offer.accepted),
+    )
     plan = plan_from_source(source, None, spec=None, name=cid, options=options)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from formats.errors import WherryError
+from formats.errors import Refusal, WherryError
 from migrate.dump_worker import DumpWorker
 from migrate.errors import MigrateError, RemoteError, TransportError
 from migrate.handover import (
@@ -110,6 +111,7 @@ def migrate(
     ask: Ask | None = None,
     options: CheckpointOptions | None = None,
     network: Mapping[str, str] | None = None,
+    accepted: Sequence[str] = (),
 ) -> MigrateReport:
     """Move a running container to another host.
 
@@ -124,6 +126,7 @@ def migrate(
         ask: For passphrases and passwords.
         options: What may be saved although the program, or a peer outside, may notice.
         network: What interfaces of it are to be connected with, see `migrate.network.planned`.
+        accepted: Reason codes of `migrate.preflight.ACCEPTABLE` that shall not stand in the way.
 
     Raises:
         RefusedError: It cannot be moved, and every reason why; nothing was touched.
@@ -144,10 +147,45 @@ def migrate(
         talk_to(route, ask) as far,
     ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
-        _offer(far, container, intent, there)
+        _offer(far, container, intent, there, accepted)
         handover = _Handover(container, intent, far, worker, report, ask)
         handover.run(bytes_per_s, progress, retry_for_s)
     return report
+
+
+def obstacles(
+    container: Container,
+    route: Route,
+    *,
+    rename: str | None = None,
+    ask: Ask | None = None,
+    network: Mapping[str, str] | None = None,
+    accepted: Sequence[str] = (),
+) -> list[Refusal]:
+    """What the destination has against a container; nothing is touched on either side.
+
+    Args:
+        container, route, rename, ask, network, accepted: As for `migrate`.
+
+    Raises:
+        MigrateError, WherryError: It cannot be asked, or the container cannot be moved now.
+    """
+    if rename is not None:
+        validate_id(rename)
+    _require_movable(container)
+    there = planned(container.pid, container.metadata.spec, network or {})
+    with talk_to(route, ask) as far:
+        if "dry-run" not in far.hello.features:
+            raise MigrateError(
+                f"wherry {far.hello.wherry} on {route.destination} cannot be asked beforehand",
+                reason="missing-feature",
+            )
+        intent = Intent(secrets.token_hex(16), rename or container.id, route, time.time())
+        try:
+            _offer(far, container, intent, there, accepted, dry_run=True)
+        except RefusedError as exc:
+            return list(exc.refusals)
+    return []
 
 
 def _require_movable(container: Container) -> None:
@@ -164,7 +202,13 @@ def _require_movable(container: Container) -> None:
 
 
 def _offer(
-    far: Conversation, container: Container, intent: Intent, there: Sequence[Outlet]
+    far: Conversation,
+    container: Container,
+    intent: Intent,
+    there: Sequence[Outlet],
+    accepted: Sequence[str],
+    *,
+    dry_run: bool = False,
 ) -> None:
     if "container-stream" not in far.hello.features:
         raise MigrateError(
@@ -181,6 +225,10 @@ def _offer(
             spec=metadata.spec,
             memory_bytes=_memory_of(container.cgroups.pids()),
             outlets=tuple(there),
+            disk_bytes=_disk_of(metadata.overlay),
+            time_ns=time.time_ns(),
+            accepted=tuple(accepted),
+            dry_run=dry_run,
         )
     )
     answer = far.peer.receive_any(Ready, Refuse)
@@ -188,6 +236,18 @@ def _offer(
         raise RefusedError(
             f"cannot migrate {container.id} to {intent.route.destination}", answer.refusals
         )
+
+
+def _disk_of(overlay: Mapping[str, Any] | None) -> int:
+    """What the container has changed of its files."""
+    if overlay is None:
+        return 0
+    total = 0
+    for top, _, names in os.walk(overlay["upper"]):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # it runs
+                total += os.lstat(f"{top}/{name}").st_blocks * 512
+    return total
 
 
 def _memory_of(pids: list[int]) -> int:

@@ -57,6 +57,7 @@ COMMANDS: dict[str, Entry] = {
     "store": Entry("migrate.cli.store", "Make, check and prune stores; see what they hold."),
     "schedule": Entry("migrate.cli.schedule", "Take snapshots at set times."),
     "image": Entry("migrate.cli.image", "Look into images, verify, compare, copy, name them."),
+    "cpu": Entry("migrate.cli.cpu", "Compare the processors of hosts."),
     "ship": Entry("migrate.cli.ship", "Copy a state file to another host."),
     "migrate": Entry("migrate.cli.migrate", "Move a running container to another host."),
     "receive": Entry("migrate.cli.receive", "The other side of migrate; called over SSH."),

@@ -16,8 +16,10 @@ from migrate.destination import Destination
 from migrate.errors import MigrateError
 from migrate.handover import RETRY_FOR_S, Intent, intent_of, settle
 from migrate.messages import Answer, Phase, Wish
+from migrate.preflight import ACCEPTABLE
 from migrate.rate_limit import parse_rate
 from migrate.remote import Route
+from runtime.errors import RefusedError
 
 if TYPE_CHECKING:
     from migrate.stopcopy import MigrateReport
@@ -55,6 +57,15 @@ _MEANING = {
     help="Connect the container's interface LINK with this bridge over there (a veth), or put it on"
     " this interface (a macvlan, an ipvlan). [default: of the same name as here]",
 )
+@click.option(
+    "--accept",
+    "accepted",
+    metavar="REASON",
+    type=click.Choice(ACCEPTABLE),
+    multiple=True,
+    help="Go on although the other host refuses for this reason: " + ", ".join(ACCEPTABLE) + ".",
+)
+@click.option("--dry-run", is_flag=True, help="Only tell what stands in the way over there.")
 @click.option("--status", is_flag=True, help="Tell how an interrupted migration stands.")
 @click.option("--resume", is_flag=True, help="Finish an interrupted migration.")
 @click.option("--abort", is_flag=True, help="Take an interrupted migration back if it can be.")
@@ -71,13 +82,15 @@ def command(
     bwlimit: str | None,
     retry_for: float,
     networks: tuple[str, ...],
+    accepted: tuple[str, ...],
+    dry_run: bool,
     status: bool,
     resume: bool,
     abort: bool,
     allow: CheckpointOptions,
     as_json: bool,
     route_to: Callable[[Destination], Route],
-) -> None:
+) -> int:
     """Move the running container ID to another host that has wherry, and go on there.
 
     The container is frozen, streamed to a fresh sandbox over there and started there; only when it
@@ -92,7 +105,7 @@ def command(
     if status or resume or abort:
         wish = Wish.ASK if status else Wish.FINISH if resume else Wish.ABORT
         _settle(container, wish, as_json)
-        return
+        return 0
     if destination is None:
         raise click.UsageError("Missing argument '[USER@]HOST'.")
     target = Destination.parse(destination)
@@ -102,9 +115,11 @@ def command(
             f" {target}",
             reason="bad-destination",
         )
-    _migrate(
-        container, route_to(target), rename, bwlimit, retry_for, _network(networks), allow, as_json
-    )
+    network, route = _network(networks), route_to(target)
+    if dry_run:
+        return _preview(container, route, rename, network, accepted, as_json)
+    _migrate(container, route, rename, bwlimit, retry_for, network, accepted, allow, as_json)
+    return 0
 
 
 def _network(given: tuple[str, ...]) -> dict[str, str]:
@@ -116,6 +131,32 @@ def _network(given: tuple[str, ...]) -> dict[str, str]:
     return {link: name for link, _, name in pairs}
 
 
+def _preview(
+    container: Container,
+    route: Route,
+    rename: str | None,
+    network: dict[str, str],
+    accepted: tuple[str, ...],
+    as_json: bool,
+) -> int:
+    from migrate.stopcopy import obstacles
+
+    found = obstacles(
+        container, route, rename=rename, ask=ask_person, network=network, accepted=accepted
+    )
+    if as_json:
+        fields = [{"reason": r.reason, "subject": r.subject, "sentence": r.sentence} for r in found]
+        print_json({"ready": not found, "refusals": fields})
+    for refusal in () if as_json else found:
+        hint = f" (--accept {refusal.reason})" if refusal.reason in ACCEPTABLE else ""
+        click.echo(f"{refusal.subject}: {refusal.sentence}{hint} [{refusal.reason}]")
+    if found:
+        return RefusedError.exit_code
+    if not as_json:
+        click.echo(f"{container.id}: nothing stands in the way on {route.destination}")
+    return 0
+
+
 def _migrate(
     container: Container,
     route: Route,
@@ -123,6 +164,7 @@ def _migrate(
     bwlimit: str | None,
     retry_for_s: float,
     network: dict[str, str],
+    accepted: tuple[str, ...],
     allow: CheckpointOptions,
     as_json: bool,
 ) -> None:
@@ -140,6 +182,7 @@ def _migrate(
             ask=ask_person,
             options=allow,
             network=network,
+            accepted=accepted,
         )
     for warning in report.warnings:
         click.echo(f"wherry: warning: {warning}", err=True)

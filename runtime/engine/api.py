@@ -89,12 +89,15 @@ class RestoreOptions:
         inherit_fds: Descriptors of ours that stand for external things, by their key.
         external: What of this host stands for external things: a file or directory by the key of
             a mount; the name of an interface by ``veth[LINK]``, ``macvlan[LINK]`` and the like.
+        accepted: Reason codes of differences between hosts that are to be overlooked;
+            ``cpu-features`` alone can be.
     """
 
     tcp_close: bool = False
     shell_job: bool = False
     inherit_fds: Mapping[str, int] = field(default_factory=dict)
     external: Mapping[str, str] = field(default_factory=dict)
+    accepted: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,7 @@ def _sample(cls: type[Any]) -> Any:
     samples: dict[object, object] = {
         int: 7,
         str: "x",
+        bytes: b"x",
         bool: True,
         Phase: Phase.PREPARED,
         Wish: Wish.FINISH,
