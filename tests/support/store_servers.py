@@ -147,6 +147,8 @@ def http_server(answer: Callable[[str, str, Mapping[str, str]], Answer]) -> Iter
 
     class Handler(BaseHTTPRequestHandler):
         def _respond(self) -> None:
+            if self.headers.get("Expect") == "100-continue":
+                self.handle_expect_100()  # the client would wait a second for it
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             said = answer(self.command, self.path, dict(self.headers))
             self.send_response(said.status)

@@ -42,9 +42,10 @@ def write_snapshot(
     cid: str = "job",
     created_ns: int = MOMENT_NS,
     tags: tuple[str, ...] = (),
+    workers: int = 2,
 ) -> Snapshot:
     """Write a snapshot whose only object has these chunks one after another."""
-    with writing(store) as writer:
+    with writing(store, workers=workers) as writer:
         writer.add_record(Image(cid, created_ns, "0.1", {"hostname": cid}, {}))
         writer.add_record(Host("x86_64", "6.18", "here", 4096, (), 2696, b"\1" * 32, 5, 6))
         writer.add_record(SharedMemory(1, len(contents) * CHUNK_SIZE))
@@ -55,8 +56,13 @@ def write_snapshot(
         return writer.publish(tags=tags)
 
 
-def read_snapshot(store: Store, snapshot: Snapshot) -> list[bytes]:
-    """The chunks of a snapshot that `write_snapshot` has written, read and checked."""
+def read_snapshot(store: Store, snapshot: Snapshot, *, threads: bool = True) -> list[bytes]:
+    """The chunks of a snapshot that `write_snapshot` has written, read and checked.
+
+    Args:
+        store, snapshot: Which.
+        threads: Read in threads, as a restore into a sandbox does; or as one with a time namespace.
+    """
     source = open_snapshot(store, snapshot.snapshot_id)
     found: dict[int, bytes] = {}
     lock = threading.Lock()
@@ -67,7 +73,10 @@ def read_snapshot(store: Store, snapshot: Snapshot) -> list[bytes]:
 
     try:
         assert source.reader.records()
-        source.reader.for_each_chunk(take)
+        if threads:
+            source.reader.for_each_chunk(take)
+        else:
+            found = {chunk.offset: bytes(chunk.unpack()) for chunk in source.reader.chunks()}
         assert source.reader.finish().root == snapshot.root
     finally:
         source.chunks.close()

@@ -1,4 +1,8 @@
-"""Real containers into stores on real servers and out again, through the command line."""
+"""Real containers into stores on real servers and out again, through the command line.
+
+What the commands do with a store is shown in a directory (tests/migrate/cli); here are those that
+must open the server's connections in the right process: before a fork, after it, in a namespace.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from migrate.store.check import check_store
+from migrate.store.store import init_store
 from tests.migrate.store.places import Place, oci_place, s3_place, sftp_place
 from tests.support.command import Wherry
 from tests.support.wait import wait_until
@@ -25,30 +31,34 @@ KINDS: dict[str, Callable[[Path], AbstractContextManager[Place]]] = {
 
 
 @pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
     with KINDS[request.param](tmp_path / "server") as place:
+        for name, value in place.environment.items():
+            monkeypatch.setenv(name, value)
         yield place.fresh()
-
-
-def _count(wherry: Wherry, cid: str) -> int:
-    return int(wherry("exec", cid, "cat", "/tmp/count", check=False).stdout.strip() or 0)
 
 
 def test_there_and_back(wherry: Wherry, place: Place) -> None:
     wherry.env |= {**place.environment, "WHERRY_STORE": place.url}
-    wherry("store", "init")
-    wherry("do", "--detach", "--id", "job", "--", "sh", "-c", COUNT)
-    try:
-        wait_until(lambda: _count(wherry, "job") > 2)
-        first = wherry.json("snapshot", "--json", "--leave-running", "job")["snapshot"]
-        seen = _count(wherry, "job")
-        second = wherry.json("snapshot", "--json", "job")["snapshot"]
-        assert first["new_bytes"] > 3_000_000 and second["new_bytes"] < 500_000
-        wherry("delete", "job")
-        wherry("restore", "--detach", "--latest", "job")
-        wait_until(lambda: _count(wherry, "job") > seen + 1)
+    with init_store(place.url) as store:
+        wherry("do", "--detach", "--id", "job", "--", "sh", "-c", COUNT)
+        try:
+            wait_until(lambda: _count(wherry) > 2)
+            first = wherry.json("snapshot", "--json", "--leave-running", "job")["snapshot"]
+            seen = _count(wherry)
+            second = wherry.json("snapshot", "--json", "job")["snapshot"]
+            assert first["new_bytes"] > 3_000_000 and second["new_bytes"] < 500_000
+            wherry("delete", "job")
+            wherry("restore", "--detach", "--latest", "job")
+            wait_until(lambda: _count(wherry) > seen + 1)
+        finally:
+            wherry("delete", "--force", "job", check=False)
         wherry("forget", "--keep-last", "1", "--prune")
-        assert [one["id"] for one in wherry.json("snapshots", "--json")] == [second["id"]]
-        wherry("store", "check", "--read-data")
-    finally:
-        wherry("delete", "--force", "job", check=False)
+        assert [one.snapshot_id.hex() for one in store.snapshots()] == [second["id"]]
+        assert check_store(store, read_data=True, progress=lambda *_: None).damages == []
+
+
+def _count(wherry: Wherry) -> int:
+    return int(wherry.peek("job", "/tmp/count").strip() or 0)

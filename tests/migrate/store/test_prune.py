@@ -47,11 +47,19 @@ def again(store: Store) -> Store:
     return over(store, store.backend)
 
 
+def written(store: Store, chunks: list[bytes]) -> Snapshot:
+    """A snapshot, written without threads: for tests that write hundreds."""
+    return write_snapshot(store, chunks, workers=0)
+
+
 def whole(store: Store, expected: dict[bytes, list[bytes]]) -> None:
     """Nothing is damaged, and the snapshots are these, with these contents."""
     report = check_store(store, read_data=True, progress=lambda *_: None)
     assert report.damages == []
-    found = {one.snapshot_id: read_snapshot(again(store), one) for one in store.snapshots()}
+    found = {
+        one.snapshot_id: read_snapshot(again(store), one, threads=False)
+        for one in store.snapshots()
+    }
     assert found == expected
 
 
@@ -156,8 +164,8 @@ def test_many_memories_become_one(store: Store) -> None:
 
 def _prepared(store: Store) -> tuple[Snapshot, dict[bytes, list[bytes]]]:
     """A store with a snapshot that stays and much to prune; the id of one to forget."""
-    stays = write_snapshot(store, contents(1, 2, 11, 12))
-    goes = write_snapshot(store, contents(3, 4, 5, 2, 6, 7))
+    stays = written(store, contents(1, 2, 11, 12))
+    goes = written(store, contents(3, 4, 5, 2, 6, 7))
     return goes, {stays.snapshot_id: contents(1, 2, 11, 12)}
 
 
@@ -172,7 +180,7 @@ def test_a_crash_of_a_prune_at_any_step(monkeypatch: pytest.MonkeyPatch) -> None
             prune(over(store, BreaksOff(store.backend, step)))
         except KilledError:
             whole(store, expected)
-            made = write_snapshot(store, contents(3, 4, 11))
+            made = written(store, contents(3, 4, 11))
             expected[made.snapshot_id] = contents(3, 4, 11)
             for lock in read_locks(store.backend, store.seal):
                 store.backend.remove(lock.names[0])
@@ -202,7 +210,7 @@ def test_a_prune_at_any_moment_of_a_writer(monkeypatch: pytest.MonkeyPatch, cloc
 
         backend = Interrupts(store.backend, moment, meanwhile)
         try:
-            made = write_snapshot(over(store, backend), contents(3, 4, 11, 20, 2, 6))
+            made = written(over(store, backend), contents(3, 4, 11, 20, 2, 6))
             expected[made.snapshot_id] = contents(3, 4, 11, 20, 2, 6)
         except StoreError as exc:
             assert clocks == "wrong" and exc.reason in ("lock-lost", "store-damaged")
@@ -237,9 +245,9 @@ def test_a_writer_and_another_prune_at_any_moment_of_a_prune(
             except StoreError as exc:
                 assert exc.reason in ("store-locked", "lock-lost")
             for seeds in ((3, 4, 11, 20), (6, 7, 1)):
-                made = write_snapshot(again(store), contents(*seeds))
+                made = written(again(store), contents(*seeds))
                 expected[made.snapshot_id] = contents(*seeds)
-            third = write_snapshot(again(store), contents(30, 31, 32, 5))
+            third = written(again(store), contents(30, 31, 32, 5))
             store.forget([third])
             try:
                 prune(again(store))
