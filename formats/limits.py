@@ -16,6 +16,10 @@ MAX_INDEX_SIZE = 256 << 20  # plain bytes of the list of chunks of an image with
 # Records
 MAX_RECORDS = 1 << 22  # records of one image
 MAX_RECORDS_SIZE = 256 << 20  # plain bytes of all records of one image
+MAX_VALUES_WEIGHT = 64 << 20  # of all records (formats.wire.Budget), and besides it
+VALUES_WEIGHT_PER_BYTE = 400  # for each byte that is stored of them
+MAX_RECORDS_RATIO = 16  # a writer does not compress records better than this beyond the first
+UNBOUNDED_RATIO_SIZE = 4 << 20  # so many bytes, so that honest ones never weigh too much
 MAX_DEPTH = 32  # nested records, arrays, maps and JSON values within one record
 MAX_ITEMS = 1 << 17  # elements of one array or map
 MAX_TEXT_SIZE = 1 << 20  # bytes of one text

@@ -20,7 +20,7 @@ from formats.consume import Consumers
 from formats.errors import ImageCorruptError, ImageError
 from formats.frames import FIRST_SKIPPABLE, Frame, FrameReader, FrameType, Source, check_body
 from formats.header import HEADER_SIZE, Header, unpack_header
-from formats.limits import MAX_RECORDS, MAX_RECORDS_SIZE
+from formats.limits import MAX_RECORDS, MAX_RECORDS_SIZE, VALUES_WEIGHT_PER_BYTE
 from formats.manifest import ImageSummary, RootDigest, check_root, entry_of, unpack_end
 from formats.records.codec import KIND_PATTERN, Record, class_of, unpack_record
 
@@ -67,7 +67,7 @@ class ImageReader:
         """The records one by one as (kind, map), those of unknown kinds among them. Once only."""
         while (frame := self._next_records()) is not None:
             with self._named():
-                values = wire.unpack_all(self._frames.read_plain(frame))
+                values = wire.unpack_all(self._frames.read_plain(frame), self._seen.budget)
             while True:
                 with self._named():
                     pair = _next_record(values)
@@ -253,10 +253,12 @@ class _Seen:
         self.record_frames = self.records = self._records_size = 0
         self.chunks = self.plain_bytes = self.stored_bytes = 0
         self.index = blake3()
+        self.budget = wire.Budget()
 
     def add_records_frame(self, frame: Frame) -> None:
         self.record_frames += 1
         self._records_size += frame.head.plain_size
+        self.budget.left += VALUES_WEIGHT_PER_BYTE * frame.head.stored_size
         if self._records_size > MAX_RECORDS_SIZE:
             raise ImageCorruptError(f"more than {MAX_RECORDS_SIZE} bytes of records")
 

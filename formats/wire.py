@@ -9,6 +9,8 @@ Writing:
 Reading, where every byte may be hostile:
 * Lengths are limited before anything is allocated. An array header that promises more elements
   than `MAX_ITEMS` is refused; so nested headers cannot multiply into gigabytes.
+* A byte can become a hundred bytes of objects: a map of one entry has four bytes. So maps, arrays,
+  and their elements count against a `Budget` while they are made.
 * Extension types, and with them timestamps, are not part of the format: ``max_ext_len=0``.
 * Map keys are text (``strict_map_key`` keeps out anything but text and bytes; the record codec then
   refuses bytes).
@@ -22,7 +24,7 @@ from typing import Any
 import msgpack
 
 from formats.errors import ImageCorruptError, ImageWriteError
-from formats.limits import MAX_BLOB_SIZE, MAX_ITEMS, MAX_TEXT_SIZE
+from formats.limits import MAX_BLOB_SIZE, MAX_ITEMS, MAX_TEXT_SIZE, MAX_VALUES_WEIGHT
 
 _packer = msgpack.Packer(use_bin_type=True, strict_types=True, unicode_errors="surrogateescape")
 _LIMITS: dict[str, Any] = {
@@ -36,6 +38,42 @@ _LIMITS: dict[str, Any] = {
     "max_bin_len": MAX_BLOB_SIZE,
     "max_ext_len": 0,
 }
+
+
+class Budget:
+    """What values may still weigh: about the bytes of memory that their objects take.
+
+    Args:
+        weight: At the start; more can be added to `left`.
+    """
+
+    __slots__ = ("left",)
+
+    # docs/format.md has these numbers.
+    _ARRAY, _ELEMENT, _MAP, _ENTRY = 56, 60, 200, 70
+
+    def __init__(self, weight: int = MAX_VALUES_WEIGHT) -> None:
+        self.left = weight
+
+    def take_array(self, value: list[Any]) -> list[Any]:
+        """Count an array that was just made; ImageCorruptError when it is too much."""
+        self.left -= self._ARRAY + self._ELEMENT * len(value)
+        if self.left < 0:
+            raise self._spent()
+        return value
+
+    def take_map(self, value: dict[str, Any]) -> dict[str, Any]:
+        """As `take_array`, for a map."""
+        self.left -= self._MAP + self._ENTRY * len(value)
+        if self.left < 0:
+            raise self._spent()
+        return value
+
+    @staticmethod
+    def _spent() -> ImageCorruptError:
+        return ImageCorruptError(
+            "msgpack that unpacks into far more than its size accounts for", reason="image-bomb"
+        )
 
 
 def pack(value: Any) -> bytes:
@@ -54,19 +92,32 @@ def pack(value: Any) -> bytes:
 
 def unpack(data: bytes | bytearray | memoryview) -> Any:
     """Read exactly one value; ImageCorruptError when *data* is anything else."""
+    budget = Budget()
     try:
-        return msgpack.unpackb(data, **_LIMITS)
+        return msgpack.unpackb(
+            data, list_hook=budget.take_array, object_hook=budget.take_map, **_LIMITS
+        )
     except (msgpack.UnpackException, ValueError, RecursionError) as exc:
         raise _malformed(exc) from None
 
 
-def unpack_all(data: bytes | bytearray | memoryview) -> Iterator[Any]:
+def unpack_all(data: bytes | bytearray | memoryview, budget: Budget | None = None) -> Iterator[Any]:
     """Read the values that stand one after another in *data*, to its last byte.
+
+    Args:
+        data: msgpack.
+        budget: What all of them together may weigh; one of this call's own by default.
 
     Raises:
         ImageCorruptError: Malformed or truncated msgpack, or a value beyond the limits.
     """
-    unpacker = msgpack.Unpacker(max_buffer_size=max(1, len(data)), **_LIMITS)
+    budget = budget or Budget()
+    unpacker = msgpack.Unpacker(
+        max_buffer_size=max(1, len(data)),
+        list_hook=budget.take_array,
+        object_hook=budget.take_map,
+        **_LIMITS,
+    )
     unpacker.feed(data)
     while unpacker.tell() < len(data):
         try:

@@ -13,7 +13,14 @@ from formats.compression import Compressor
 from formats.errors import ImageWriteError
 from formats.frames import FLAG_ZSTD, FrameType, Head, digest_of, pack_head
 from formats.header import Header, pack_header
-from formats.limits import INT_MAX, MAX_BLOCK_SIZE, MAX_RECORDS, MAX_RECORDS_SIZE
+from formats.limits import (
+    INT_MAX,
+    MAX_BLOCK_SIZE,
+    MAX_RECORDS,
+    MAX_RECORDS_RATIO,
+    MAX_RECORDS_SIZE,
+    UNBOUNDED_RATIO_SIZE,
+)
 from formats.manifest import (
     END_SIZE,
     INDEX_BLOCK_SIZE,
@@ -217,6 +224,9 @@ class ImageWriter:
         if not self._block:
             return
         stored, flags = _compressed(self._compressor, self._block)
+        swells = len(self._block) > MAX_RECORDS_RATIO * len(stored)
+        if swells and self._records_size > UNBOUNDED_RATIO_SIZE:
+            stored, flags = self._block, 0  # a reader takes it for what it could be
         self._put_frame(FrameType.RECORDS, stored, len(self._block), flags)
         self._record_frames += 1
         self._block = bytearray()

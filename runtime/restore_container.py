@@ -13,17 +13,18 @@ import copy
 import logging
 import os
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from formats.errors import Refusal
+from formats.errors import ImageCorruptError, Refusal, WherryError
 from formats.statefile import ImageReader, open_image
 from runtime import spec_diff
 from runtime.engine.api import OutsideLink, Progress, RestoreOptions, no_progress
 from runtime.engine.restore import Restore
-from runtime.errors import RefusedError
+from runtime.errors import RefusedError, RestoreError
 from runtime.metadata import ExecSession, file_identity
 from runtime.process import ProcessRef
 from runtime.sandbox.restore_stub import RestoreStub
@@ -139,7 +140,11 @@ class RestorePlan:
         Raises:
             RestoreError, RefusedError, ImageError: It failed; the caller destroys what was made.
         """
-        with self._restore as restore, contextlib.closing(self._source):
+        with (
+            _fitting_together(self._name),
+            self._restore as restore,
+            contextlib.closing(self._source),
+        ):
             if overlay is not None:
                 overlay.make_directories()
                 restore.fill_overlay(str(overlay.upper), own=bool(overlay.hash_seed))
@@ -283,11 +288,40 @@ def plan_from_reader(
         settle: Called before the sandbox is made. No thread may run after it until contents are
             asked for again.
     """
-    restore = Restore(reader, name, options or RestoreOptions())
-    restore.check_host()
-    return RestorePlan(
-        restore, source, bundle=bundle, spec=spec, name=name, path=image, settle=settle
-    )
+    with _fitting_together(name):
+        restore = Restore(reader, name, options or RestoreOptions())
+        restore.check_host()
+        return RestorePlan(
+            restore, source, bundle=bundle, spec=spec, name=name, path=image, settle=settle
+        )
+
+
+@contextlib.contextmanager
+def _fitting_together(name: str) -> Iterator[None]:
+    """Say of an image that its records make no sense together.
+
+    Each record has the right types, and each step undoes what it has done when another fails. But
+    an image comes from anywhere, and whoever forges one can let records name what is not there,
+    or numbers that fit no system call: the step that finds it out raises what Python has for that.
+    """
+    try:
+        yield
+    except (WherryError, ConnectionError, EOFError):
+        raise
+    except OSError as exc:
+        if exc.strerror is None:
+            raise
+        place = "" if exc.filename is None else f"{os.fsdecode(exc.filename)}: "
+        raise RestoreError(f"cannot restore {name}: {place}{exc.strerror}") from exc
+    except Exception as exc:
+        error = ImageCorruptError(
+            f"cannot restore {name}: the image's records do not fit together "
+            f"({type(exc).__name__}: {exc}); if nobody has changed it, run again with --debug and "
+            "report this",
+            reason="image-inconsistent",
+        )
+        error.add_note("".join(traceback.format_exception(exc)))
+        raise error from exc
 
 
 def _without_place(saved: dict[str, Any]) -> dict[str, Any]:

@@ -49,8 +49,11 @@ class LocalBackend:
                 os.close(directory)
 
     def get(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
-        with self._named(name), open(self._file(name), "rb", buffering=0) as file:
-            size = os.fstat(file.fileno()).st_size
+        with self._named(name), open(self._file(name), "rb", buffering=0, opener=_open) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise StoreError(f"{self.url}: {name} is no regular file", reason="store-damaged")
+            size = status.st_size
             wanted = max(size - offset, 0) if length is None else length
             if offset + wanted > size:
                 raise StoreError(
@@ -122,6 +125,11 @@ class LocalBackend:
                 f"{self.url}: {name}: {exc.strerror}",
                 reason="store-unreachable" if later else "store-error",
             ) from exc
+
+
+def _open(path: str, flags: int) -> int:
+    # What stands in an object's place may be a fifo, which would wait for a writer.
+    return os.open(path, flags | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY)
 
 
 def _write_to(

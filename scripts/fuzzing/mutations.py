@@ -204,7 +204,8 @@ def _bomb(dice: random.Random, image: Original) -> tuple[str, bytes]:
         (
             bytes(size),
             (b"\x92\xadshared-memory\x82\xa9object_id\x01\xa4size\x01" * (size // 37))[:size],
-            _number_bomb(size),
+            _values_bomb(dice, size - 100),
+            _values_bomb(dice, size - 100),
         )
     )
     body = Compressor(3).compress(inside)
@@ -234,11 +235,14 @@ def _bomb(dice: random.Random, image: Original) -> tuple[str, bytes]:
     return f"{times} of {len(body)} bytes for {len(inside)} in frames of type {kind}", bytes(out)
 
 
-def _number_bomb(size: int) -> bytes:
-    """A record whose list has as many small numbers as a list may have, again and again."""
-    numbers = b"\xdd\x00\x02\x00\x00" + bytes(1 << 17)
-    one = b"\x92\xaeseccomp-filters\x81\xa7filters" + numbers
-    one = b"\x92\xa9mount-set\x81\xa6mounts" + numbers if size < 2 << 20 else one
+def _values_bomb(dice: random.Random, size: int) -> bytes:
+    """Records of small values: a byte of msgpack may become a hundred bytes of objects."""
+    value = dice.choice((b"\x00", b"\x81\xa1a\x01", b"\x91\xa1b", b"\x90", b"\xa1c", b"\x80"))
+    array = b"\xdd\x00\x01\x00\x00" + value * (1 << 16)
+    one = b"\x92\xa5image\x81\xa4more" + array
+    if dice.random() < 0.5:  # all of them in one value
+        count = max(1, min(size // len(array), 60_000))
+        return b"\x92\xa5image\x81\xa4more\xdc" + count.to_bytes(2, "big") + array * count
     return one * max(1, size // len(one))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -56,14 +57,19 @@ def _run(tool: Tool, scratch: Path, *args: str) -> tuple[int | None, str, int]:
             stdout=file,
             stderr=file,
         )
+        watched = os.pidfd_open(process.pid)
         try:
-            process.wait(2 * TIME_LIMIT_S)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return None, log.read_text(errors="replace"), 0
+            ended = bool(select.select([watched], [], [], 2 * TIME_LIMIT_S)[0])
+            if not ended:
+                signal.pidfd_send_signal(watched, signal.SIGKILL)
+            _, status, usage = os.wait4(process.pid, 0)
+        finally:
+            os.close(watched)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    said = log.read_text(errors="replace")[-3000:]
     # The monitor of a detached container was forked from the command: its peak counts, too.
-    return process.returncode, log.read_text(errors="replace")[-3000:], _peak_of_monitor(tool)
+    peak = max(usage.ru_maxrss << 10, _peak_of_monitor(tool))
+    return (process.returncode if ended else None), said, peak
 
 
 def _peak_of_monitor(tool: Tool) -> int:

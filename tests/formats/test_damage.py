@@ -17,6 +17,7 @@ from formats.frames import FLAG_ZSTD, HEAD_SIZE, FrameType, Head, digest_of, pac
 from formats.header import HEADER_SIZE, Header, pack_header
 from formats.index import ImageIndex
 from formats.limits import CHUNK_SIZE, MAX_BLOCK_SIZE, MAX_RECORDS_SIZE
+from formats.records.memory import SharedMemory
 from formats.statefile import ImageReader, ImageWriter
 from tests.formats.samples import copy_of, image_bytes, small_chunks, small_records
 
@@ -276,6 +277,39 @@ def test_records_without_end() -> None:
         assert tracemalloc.get_traced_memory()[1] < 8 * size
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("value", [b"\x81\xa1a\x01", b"\x90"])
+@pytest.mark.parametrize("together", [True, False])
+def test_records_of_many_small_values(value: bytes, together: bool) -> None:
+    """32 MiB of them would be gigabytes of objects; the frame has a few kilobytes."""
+    array = b"\xdd\x00\x01\x00\x00" + value * (1 << 16)
+    count = (30 << 20) // len(array)
+    start = b"\x92\xa5newer\x81\xa4more"
+    if together:
+        block = start + b"\xdc" + count.to_bytes(2, "big") + array * count
+    else:
+        block = (start + array) * count
+    stored = zstd_of(block)
+    bomb = frame(FrameType.RECORDS, stored, sequence=0, plain_size=len(block), flags=FLAG_ZSTD)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ImageCorruptError, match="unpacks into far more") as caught:
+            read_all(IMAGE[:HEADER_SIZE] + bomb)
+        assert caught.value.reason == "image-bomb"
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(block) + (80 << 20)
+    finally:
+        tracemalloc.stop()
+
+
+def test_records_that_compress_well_are_written_so_that_they_can_be_read() -> None:
+    rec = SharedMemory(1, 4096)
+    sink = io.BytesIO()
+    with ImageWriter(sink, workers=0) as writer:
+        for _ in range(120_000):
+            writer.add_record(rec)
+        writer.finish()
+    assert len(ImageReader(io.BytesIO(sink.getvalue())).records()) == 120_000
 
 
 @pytest.mark.parametrize("read", READERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from formats.errors import WherryError
+from migrate.errors import StoreError
 from migrate.store import packs
 from migrate.store.check import CheckReport, check_store
 from migrate.store.store import Store
@@ -149,3 +151,20 @@ def test_strange_files_are_noted_and_harm_nothing(store: Store) -> None:
     report = check(store)
     assert report.damages == [] and len(report.notes) == 2
     assert len(store.snapshots()) == 2
+
+
+@pytest.mark.parametrize("folder", ["config", "snapshots", "packs"])
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
+def test_what_is_no_file_is_no_object(store: Store, folder: str, kind: str) -> None:
+    """A fifo would make its reader wait for ever; a link leads to somebody else's file."""
+    path = Path(store.url) / "config" if folder == "config" else files(store, folder)[0]
+    path.unlink()
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to("/dev/zero")
+    else:
+        path.mkdir()
+    with pytest.raises(StoreError) as caught:
+        store.backend.get(str(path.relative_to(store.url)), 0, 64)
+    assert caught.value.reason in ("store-damaged", "store-error")
