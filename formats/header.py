@@ -10,7 +10,8 @@ offset  size  field
 12      4     reserved, zero
 16      8     compatible feature flags: a reader ignores those that it does not know
 24      8     incompatible feature flags: a reader refuses those that it does not know
-32      24    reserved, zero
+32      24    zero in version 1; in later ones words for older readers: which wherry reads this, and
+              what it needs, ASCII, padded with zeros
 56      8     check: the first 8 bytes of BLAKE3 over bytes 0 to 55
 
 The format's version is its own; the version of the program that wrote an image is in its records.
@@ -27,11 +28,14 @@ from formats.errors import ImageCorruptError, ImageVersionError
 
 MAGIC = b"WHERRY\r\n"
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 HEADER_SIZE = 64
 
 # Feature flags by bit. A bit is never used for something else later.
-COMPATIBLE: dict[int, str] = {}
+COMPATIBLE: dict[int, str] = {
+    0: "signature",  # formats.signature
+}
+SIGNATURE = 1 << 0
 INCOMPATIBLE: dict[int, str] = {}
 # Bits with a settled meaning that a state file never has; so its reader can refuse them by name.
 RESERVED_INCOMPATIBLE: dict[int, str] = {
@@ -42,6 +46,7 @@ RESERVED_INCOMPATIBLE: dict[int, str] = {
 EXTERNAL_CHUNKS = 1 << 1  # formats.external reads and writes such images
 
 _FIXED = struct.Struct("<8sHH4xQQ24x")
+_WORDS = slice(32, 56)
 _CHECK_SIZE = 8
 
 
@@ -102,16 +107,24 @@ def unpack_header(data: bytes, *, understood: int = 0) -> Header:
         raise ImageCorruptError("the header is damaged; copy the image again")
     _, major, minor, compatible, incompatible = _FIXED.unpack_from(data)
     header = Header(major, minor, compatible, incompatible)
-    _judge(header, understood)
+    _judge(header, understood, _words(data))
     if _FIXED.pack(MAGIC, *header) != data[: _FIXED.size]:
         raise ImageCorruptError("a reserved byte of the header is not zero")
     return header
 
 
-def _judge(header: Header, understood: int) -> None:
+def _words(data: bytes) -> str:
+    """What a newer writer has to say to us, who cannot read its image; it may hold anything."""
+    words = data[_WORDS].rstrip(b"\0")
+    if not words or any(not 32 <= byte < 127 for byte in words):
+        return ""
+    return f" ({words.decode('ascii')})"
+
+
+def _judge(header: Header, understood: int, words: str) -> None:
     if header.major > MAJOR:
         raise ImageVersionError(
-            f"format {header.major}.{header.minor} is newer than {MAJOR}.{MINOR}, "
+            f"format {header.major}.{header.minor}{words} is newer than {MAJOR}.{MINOR}, "
             "the newest this wherry reads; upgrade wherry on this host"
         )
     if header.major < MAJOR:
@@ -121,7 +134,8 @@ def _judge(header: Header, understood: int) -> None:
     if unknown:
         names = ", ".join(_feature_name(bit) for bit in unknown)
         raise ImageVersionError(
-            f"the image needs {names}, which this wherry does not know; upgrade wherry on this host"
+            f"the image needs {names}{words}, which this wherry does not know; upgrade wherry on "
+            "this host"
         )
 
 

@@ -84,6 +84,10 @@ class RootDigest:
         """Cover the head and meta of the next frame."""
         self._hash.update(raw)
 
+    def so_far(self) -> bytes:
+        """The digest of what was added until now."""
+        return self._hash.digest()
+
     def finish(self, end: bytes) -> bytes:
         """The root, given the fixed part of the end frame's meta."""
         self._hash.update(end)

@@ -19,10 +19,11 @@ from formats.chunks import Chunk, unpack_meta
 from formats.consume import Consumers
 from formats.errors import ImageCorruptError, ImageError
 from formats.frames import FIRST_SKIPPABLE, Frame, FrameReader, FrameType, Source, check_body
-from formats.header import HEADER_SIZE, Header, unpack_header
+from formats.header import HEADER_SIZE, SIGNATURE, Header, unpack_header
 from formats.limits import MAX_RECORDS, MAX_RECORDS_SIZE, VALUES_WEIGHT_PER_BYTE
 from formats.manifest import ImageSummary, RootDigest, check_root, entry_of, unpack_end
 from formats.records.codec import KIND_PATTERN, Record, class_of, unpack_record
+from formats.signature import SIGNATURE_FRAME, Signed, unpack_signature
 
 
 class ImageReader:
@@ -34,6 +35,10 @@ class ImageReader:
         name: What messages call the image; the source's own name by default.
         more_follows: True when the source goes on after the image (another protocol's stream);
             then trailing bytes are not looked for.
+
+    Attributes:
+        header: What its first bytes say.
+        signature: The image's signature, once the chunks were read; None for an image without.
 
     Raises:
         ImageCorruptError, ImageVersionError: The header is not one that can be read.
@@ -59,7 +64,17 @@ class ImageReader:
         self._seen = _Seen()
         self._last_type = int(FrameType.RECORDS)
         self._ahead: Frame | None = None  # the first frame that is not of the kind looked for
+        self.signature: Signed | None = None
+        self._expected: Signed | None = None
         self._unread: Frame | None = None  # a chunk frame whose body is still in the source
+
+    def expect(self, signed: Signed) -> None:
+        """See that this is the image that somebody has judged: its records, and at the end all.
+
+        Called before anything is read. What differs is an ImageCorruptError, reason
+        ``image-changed``.
+        """
+        self._expected = signed
 
     # Records
 
@@ -75,6 +90,9 @@ class ImageReader:
                         break
                     self._seen.add_record()
                 yield pair
+        if self._expected is not None and self._expected.records != self._seen.heads.digest():
+            with self._named():
+                raise _changed()
 
     def records(self) -> list[Record]:
         """All records of kinds that this version knows.
@@ -196,6 +214,10 @@ class ImageReader:
             raise ImageCorruptError("the end frame is missing")
         summary = unpack_end(end.meta)
         check_root(end.meta, self._root)
+        if self.signature is None and self.header.compatible & SIGNATURE:
+            raise ImageCorruptError("its signature is missing")
+        if self._expected is not None and self.signature != self._expected:
+            raise _changed()
         if not index_matches:
             raise ImageCorruptError("the index does not match the chunks")
         seen = self._seen.summary(index_position, index_frames, self._frames.position, summary.root)
@@ -225,6 +247,9 @@ class ImageReader:
         while True:
             frame = self._frames.next_frame()
             kind = frame.head.type
+            if kind == SIGNATURE_FRAME:
+                self._read_signature(frame)
+                continue
             if kind != FrameType.END:
                 self._root.add(frame.raw)
             if kind < FIRST_SKIPPABLE:
@@ -236,6 +261,14 @@ class ImageReader:
                 self._last_type = kind
                 return frame
             check_body(frame.head, self._frames.read_body(frame))
+
+    def _read_signature(self, frame: Frame) -> None:
+        if self.signature is not None or self._last_type > FrameType.CHUNK:
+            raise ImageCorruptError(f"frame {frame.head.sequence}: a signature where none belongs")
+        digest = self._root.so_far()
+        key, signature = unpack_signature(frame, self._frames.read_body(frame))
+        self.signature = Signed(digest, self._seen.heads.digest(), key, signature)
+        self._root.add(frame.raw)
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -254,9 +287,11 @@ class _Seen:
         self.chunks = self.plain_bytes = self.stored_bytes = 0
         self.index = blake3()
         self.budget = wire.Budget()
+        self.heads = blake3()  # of the records frames
 
     def add_records_frame(self, frame: Frame) -> None:
         self.record_frames += 1
+        self.heads.update(frame.raw)
         self._records_size += frame.head.plain_size
         self.budget.left += VALUES_WEIGHT_PER_BYTE * frame.head.stored_size
         if self._records_size > MAX_RECORDS_SIZE:
@@ -287,6 +322,12 @@ class _Seen:
             file_size=file_size,
             root=root,
         )
+
+
+def _changed() -> ImageCorruptError:
+    return ImageCorruptError(
+        "it was changed after its signature was looked at", reason="image-changed"
+    )
 
 
 def _next_record(values: Iterator[Any]) -> tuple[str, dict[str, Any]] | None:

@@ -12,7 +12,7 @@ from formats.chunks import ChunkMeta, pack_meta, runs_problem
 from formats.compression import Compressor
 from formats.errors import ImageWriteError
 from formats.frames import FLAG_ZSTD, FrameType, Head, digest_of, pack_head
-from formats.header import Header, pack_header
+from formats.header import SIGNATURE, Header, pack_header
 from formats.limits import (
     INT_MAX,
     MAX_BLOCK_SIZE,
@@ -32,6 +32,7 @@ from formats.manifest import (
 )
 from formats.pipeline import Job, Pipeline
 from formats.records.codec import Record, kind_of, pack_record
+from formats.signature import SIGNATURE_FRAME
 
 _RECORDS_BLOCK_SIZE = 1 << 20  # records are collected up to about this size before compression
 _JOBS_PER_WORKER = 4  # enough that no worker waits while the caller writes or scans
@@ -52,6 +53,7 @@ class ImageWriter:
         level: zstd level, 1 to 19.
         workers: Threads that fill, hash and compress; 0 does it in the caller's thread. They
             start with the first chunk and are gone after `finish` or `abort`.
+        sign: Gives the public key and the signature of a digest (`formats.signature`).
 
     Used as a context manager, it aborts unless it was finished.
     """
@@ -64,7 +66,9 @@ class ImageWriter:
         *,
         level: int = 1,
         workers: int = 2,
+        sign: Callable[[bytes], bytes] | None = None,
     ) -> None:
+        self._sign = sign
         self._write = sink.write
         self._compressor = Compressor(level)
         self._pipeline = self._make_pipeline(level, workers, max(1, workers * _JOBS_PER_WORKER))
@@ -75,7 +79,8 @@ class ImageWriter:
         self._record_frames = self._records = self._records_size = 0
         self._chunks = self._plain_bytes = self._stored_bytes = 0
         self._closed = False
-        header = pack_header(Header(incompatible=self._incompatible))
+        compatible = SIGNATURE if sign is not None else 0
+        header = pack_header(Header(compatible=compatible, incompatible=self._incompatible))
         self._root = RootDigest(header)
         self._put(header)
 
@@ -162,6 +167,9 @@ class ImageWriter:
             while len(self._pipeline):
                 self._write_oldest()
         self.abort()
+        if self._sign is not None:
+            signature = self._sign(self._root.so_far())
+            self._put_frame(SIGNATURE_FRAME, signature, len(signature), 0)
         index_position = self._position
         blocks = self._index.finish()
         for stored, plain_size, flags in blocks:
@@ -248,7 +256,7 @@ class ImageWriter:
 
     def _put_frame(
         self,
-        kind: FrameType,
+        kind: int,
         stored: bytes | bytearray | memoryview,
         plain_size: int,
         flags: int,

@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,6 +55,7 @@ def checkpoint(
     leave_running: bool,
     progress: Progress,
     options: CheckpointOptions | None = None,
+    sign: Callable[[bytes], bytes] | None = None,
 ) -> dict[str, Any]:
     """Save a container to a state file.
 
@@ -64,6 +65,7 @@ def checkpoint(
         leave_running: Let the container go on (or stay paused) afterwards; else it is stopped.
         progress: Called while it works.
         options: What may be saved although the program, or a peer outside, may notice.
+        sign: Signs the image (formats.signature).
 
     Returns:
         A report: what engine.api.DumpReport says, and the image's sizes.
@@ -74,7 +76,7 @@ def checkpoint(
         CheckpointError, ImageWriteError: It failed; the container goes on, no file has appeared.
         Interrupted: We were told to stop; the same holds.
     """
-    carrier = _FileCarrier(path)
+    carrier = _FileCarrier(path, sign)
     return checkpoint_into(
         container, carrier, leave_running=leave_running, progress=progress, options=options
     )
@@ -149,15 +151,19 @@ def _save(
 class _FileCarrier:
     """A state file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, sign: Callable[[bytes], bytes] | None) -> None:
         self._path = path
+        self._sign = sign
         self._file: StateFile | None = None
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[ImageWriter]:
         from formats.statefile import ImageWriter, StateFile
 
-        with StateFile(self._path) as self._file, ImageWriter(self._file) as writer:
+        with (
+            StateFile(self._path) as self._file,
+            ImageWriter(self._file, sign=self._sign) as writer,
+        ):
             yield writer
 
     def verify(self, progress: Progress) -> None:

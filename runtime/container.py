@@ -335,6 +335,7 @@ class Container:
         leave_running: bool = False,
         progress: Progress | None = None,
         options: CheckpointOptions | None = None,
+        sign: Callable[[bytes], bytes] | None = None,
     ) -> dict[str, Any]:
         """Save the program to a state file; then it stops, unless *leave_running* is set.
 
@@ -349,6 +350,7 @@ class Container:
             leave_running=leave_running,
             progress=progress or no_progress,
             options=options,
+            sign=sign,
         )
 
     def wait(self) -> int:

@@ -16,10 +16,12 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from formats.errors import ImageCorruptError, Refusal, WherryError
+from formats.signature import Signed
 from formats.statefile import ImageReader, open_image
 from runtime import spec_diff
 from runtime.engine.api import OutsideLink, Progress, RestoreOptions, no_progress
@@ -210,7 +212,12 @@ def _commands(saved: Any) -> dict[int, list[str]]:
 
 
 def plan_restore(
-    path: Path, bundle: Path | None, cid: str, options: RestoreOptions | None = None
+    path: Path,
+    bundle: Path | None,
+    cid: str,
+    options: RestoreOptions | None = None,
+    *,
+    judge: Callable[[FileIO], Signed] | None = None,
 ) -> RestorePlan:
     """Open a state file and judge whether it can be restored here.
 
@@ -220,6 +227,8 @@ def plan_restore(
             configuration from the image.
         cid: The new container's id, for messages.
         options: What the caller gives or allows.
+        judge: Looks at the file before anything of it is used and raises, or says which signature
+            it must have.
 
     Raises:
         ImageError: The file is no image, damaged, or of a newer version.
@@ -233,8 +242,9 @@ def plan_restore(
         spec = load_spec(bundle).raw
     source = open_image(path)
     try:
+        signed = None if judge is None else judge(source)
         return plan_from_source(
-            source, bundle, spec=spec, name=cid, image=str(path), options=options
+            source, bundle, spec=spec, name=cid, image=str(path), options=options, signed=signed
         )
     except BaseException:
         source.close()
@@ -249,6 +259,7 @@ def plan_from_source(
     name: str,
     image: str = "",
     options: RestoreOptions | None = None,
+    signed: Signed | None = None,
 ) -> RestorePlan:
     """Judge an image that comes from anywhere, also from a pipe, at its start.
 
@@ -259,12 +270,16 @@ def plan_from_source(
         name: The new container's id, for messages.
         image: Where the image lies, for the container's record.
         options: What the caller gives or allows.
+        signed: The signature that was judged; the image must still be the one that it is of.
 
     Raises:
         ImageError, RefusedError: As plan_restore.
     """
+    reader = ImageReader(source)
+    if signed is not None:
+        reader.expect(signed)
     return plan_from_reader(
-        ImageReader(source), source, bundle, spec=spec, name=name, image=image, options=options
+        reader, source, bundle, spec=spec, name=name, image=image, options=options
     )
 
 

@@ -25,6 +25,11 @@ log = logging.getLogger(__name__)
     required=True,
     help="The state file to write; it appears when it is complete.",
 )
+@click.option(
+    "--sign-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Sign the file with this private key (Ed25519, PEM).",
+)
 @click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
 @checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print a report as JSON.")
@@ -34,6 +39,7 @@ def command(
     settings: Settings,
     cid: str,
     image_path: Path,
+    sign_key: Path | None,
     leave_running: bool,
     allow: CheckpointOptions,
     as_json: bool,
@@ -43,10 +49,19 @@ def command(
     Without --leave-running the container has stopped afterwards. If anything fails, it runs on
     untouched and no file appears.
     """
+    sign = None
+    if sign_key is not None:
+        from migrate.store.signing import image_signer
+
+        sign = image_signer(sign_key)
     container = settings.load(cid)
     with late_progress("checkpoint", quiet=as_json) as progress:
         report = container.checkpoint(
-            image_path.absolute(), leave_running=leave_running, progress=progress, options=allow
+            image_path.absolute(),
+            leave_running=leave_running,
+            progress=progress,
+            options=allow,
+            sign=sign,
         )
     for warning in report["warnings"]:
         log.warning("%s: %s", cid, warning)

@@ -7,6 +7,8 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +18,7 @@ from migrate.cli.late_progress import late_progress
 from runtime.errors import ContainerError
 
 if TYPE_CHECKING:
+    from formats.signature import Signed
     from migrate.cli.store_options import Place
     from runtime.creation import CreateRequest
     from runtime.engine.api import RestoreOptions
@@ -38,7 +41,7 @@ class CreateOptions:
     restore: Path | None
     no_monitor: bool
     give: RestoreOptions | None = None
-    verify_keys: tuple[bytes, ...] = ()  # one of these must have signed the snapshot
+    verify_key: tuple[Path, ...] = ()  # one of these must have signed the image
     snapshot: tuple[Place, str] | None = None  # a store and what is to be restored from it
 
 
@@ -70,6 +73,14 @@ _OPTIONS = (
         "--restore",
         type=click.Path(dir_okay=False, path_type=Path),
         help="Put the program of this state file into the container.",
+    ),
+    click.option(
+        "--verify-key",
+        type=click.Path(dir_okay=False, path_type=Path),
+        multiple=True,
+        envvar="WHERRY_VERIFY_KEY",
+        show_envvar=True,
+        help="Only restore what this public key (Ed25519, PEM) has signed; repeatable.",
     ),
     click.option(
         "--no-monitor",
@@ -118,7 +129,8 @@ def request_from(
     if options.restore is not None:
         from runtime.restore_container import plan_restore
 
-        plan = plan_restore(options.restore, options.bundle, cid, options.give)
+        judge = _signature_judge(options.verify_key)
+        plan = plan_restore(options.restore, options.bundle, cid, options.give, judge=judge)
     elif options.snapshot is not None:
         plan = _plan_snapshot(options.snapshot, options, cid)
     if plan is not None:
@@ -166,8 +178,25 @@ def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: st
             options.bundle,
             cid,
             options.give,
-            verify_keys=options.verify_keys,
+            verify_keys=_verify_keys(options.verify_key),
         )
+
+
+def _signature_judge(key_files: tuple[Path, ...]) -> Callable[[FileIO], Signed] | None:
+    """What a state file must go through when there are keys."""
+    if not key_files:
+        return None
+    from migrate.store.signing import judge_image
+
+    return partial(judge_image, keys=_verify_keys(key_files))
+
+
+def _verify_keys(key_files: tuple[Path, ...]) -> tuple[bytes, ...]:
+    if not key_files:
+        return ()
+    from migrate.store.signing import verify_key
+
+    return tuple(verify_key(path) for path in key_files)
 
 
 def _check_preserved(count: int) -> None:

@@ -169,6 +169,26 @@ def export(place: Place, text: str, file: Path, as_json: bool) -> None:
         click.echo(json.dumps(_summary_json(str(file), summary, 0), indent=2))
 
 
+@command.command("upgrade")
+@click.option(
+    "--sign-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Sign the new file with this private key (Ed25519, PEM).",
+)
+@click.option("--force", is_flag=True, help="Also when the file is of the newest version.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+def upgrade(sign_key: Path | None, force: bool, files: tuple[Path, ...]) -> None:
+    """Rewrite state files of an older version as this wherry writes them.
+
+    A file is replaced when the new one is whole and on the disk; if anything fails, the old one
+    stays as it was. Snapshots need no upgrade: stores have one version so far.
+    """
+    from migrate.cli.image_upgrade import upgrade_file
+
+    for path in files:
+        click.echo(f"{path}: {upgrade_file(path, sign_key, force=force)}")
+
+
 @command.command("import")
 @store_options
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag it; may be repeated.")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     multiple=True,
     envvar="WHERRY_VERIFY_KEY",
     show_envvar=True,
-    help="Only restore a snapshot that this public key (Ed25519, PEM) has signed; repeatable.",
+    help="Only restore what this public key (Ed25519, PEM) has signed; repeatable.",
 )
 @store_options
 @click.option(
@@ -84,21 +84,11 @@ def command(
         no_monitor=False,
         give=give,
         snapshot=snapshot,
-        verify_keys=_verify_keys(key_files, snapshot is not None),
+        verify_key=key_files,
     )
     if detach:
         return run_detached(settings.root, cid, options)
     return run_in_foreground(settings.root, cid, options, keep=keep)
-
-
-def _verify_keys(key_files: tuple[Path, ...], of_store: bool) -> tuple[bytes, ...]:
-    if not key_files:
-        return ()
-    if not of_store:
-        raise click.UsageError("--verify-key: a state file has no signature; restore a snapshot")
-    from migrate.store.signing import verify_key
-
-    return tuple(verify_key(path) for path in key_files)
 
 
 def _what_and_whereto(

@@ -1,24 +1,30 @@
-"""Signatures: who has made a snapshot. Ed25519 of the `cryptography` package, keys in PEM.
+"""Signatures: who has made an image. Ed25519 of the `cryptography` package, keys in PEM.
 
-Signed is ``b"wherry snapshot 1\\n"``, the snapshot's id (16), the root digest of its image (32),
-the time (8, little-endian) and the container's id (UTF-8). The root digest covers the image, and so
-the names of all chunks, which cover their contents. Tags are not signed: they may change.
+Of a state file, ``b"wherry image 1\\n"`` and the signed digest of `formats.signature` are signed.
+
+Of a snapshot, ``b"wherry snapshot 1\\n"``, the snapshot's id (16), the root digest of its image
+(32), the time (8, little-endian) and the container's id (UTF-8) are signed. The root digest covers
+the image and so the names of all chunks, which cover their contents. Tags are not signed: they may
+change.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from io import FileIO
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
+from formats.signature import Signed, find_signature
 from migrate.errors import StoreError
 from migrate.store.snapshots import Snapshot
 
 _CONTEXT = b"wherry snapshot 1\n"
+_IMAGE_CONTEXT = b"wherry image 1\n"
 
 Sign = Callable[[Snapshot], Snapshot]
 """Gives a snapshot its signature."""
@@ -30,18 +36,49 @@ def signer(path: Path) -> Sign:
     Raises:
         StoreError: Reason ``signing-key``: the file holds none.
     """
-    try:
-        key = load_pem_private_key(_content(path), password=None)
-    except (ValueError, TypeError) as exc:
-        raise StoreError(f"{path}: no private key: {exc}", reason="signing-key") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise StoreError(f"{path}: not an Ed25519 key", reason="signing-key")
+    key = _private_key(path)
     public = key.public_key().public_bytes_raw()
 
     def sign(snapshot: Snapshot) -> Snapshot:
         return dataclasses.replace(snapshot, signer=public, signature=key.sign(_message(snapshot)))
 
     return sign
+
+
+def image_signer(path: Path) -> Callable[[bytes], bytes]:
+    """Signs state files with the private key in a file, for `ImageWriter`; raises as `signer`."""
+    key = _private_key(path)
+    public = key.public_key().public_bytes_raw()
+    return lambda digest: public + key.sign(_IMAGE_CONTEXT + digest)
+
+
+def judge_image(source: FileIO, keys: Sequence[bytes]) -> Signed:
+    """See that one of the keys has signed a state file.
+
+    Args:
+        source: The file, at its start, where it is left.
+        keys: Public keys, 32 bytes each.
+
+    Raises:
+        StoreError: Reason ``not-signed`` or ``bad-signature``.
+        ImageError: It is damaged.
+    """
+    name = Path(str(source.name)).name
+    signed = find_signature(source)
+    if signed is None:
+        raise _not_signed(name)
+    _require(name, signed.key, signed.signature, _IMAGE_CONTEXT + signed.digest, keys)
+    return signed
+
+
+def _private_key(path: Path) -> Ed25519PrivateKey:
+    try:
+        key = load_pem_private_key(_content(path), password=None)
+    except (ValueError, TypeError) as exc:
+        raise StoreError(f"{path}: no private key: {exc}", reason="signing-key") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise StoreError(f"{path}: not an Ed25519 key", reason="signing-key")
+    return key
 
 
 def verify_key(path: Path) -> bytes:
@@ -65,15 +102,24 @@ def require_signature(snapshot: Snapshot, keys: Sequence[bytes]) -> None:
     """
     name = f"snapshot {snapshot.short_id}"
     if not snapshot.signature:
-        raise StoreError(f"{name} is not signed", reason="not-signed")
-    if snapshot.signer not in keys:
+        raise _not_signed(name)
+    _require(name, snapshot.signer, snapshot.signature, _message(snapshot), keys)
+
+
+def _not_signed(name: str) -> StoreError:
+    return StoreError(f"{name} is not signed", reason="not-signed")
+
+
+def _require(
+    name: str, signer: bytes, signature: bytes, message: bytes, keys: Sequence[bytes]
+) -> None:
+    if signer not in keys:
         raise StoreError(
-            f"{name} is signed with {snapshot.signer.hex()[:16]}…, which is none of the keys given",
+            f"{name} is signed with {signer.hex()[:16]}…, which is none of the keys given",
             reason="bad-signature",
         )
     try:
-        key = Ed25519PublicKey.from_public_bytes(snapshot.signer)
-        key.verify(snapshot.signature, _message(snapshot))
+        Ed25519PublicKey.from_public_bytes(signer).verify(signature, message)
     except (InvalidSignature, ValueError):
         raise StoreError(
             f"{name}: its signature does not verify: somebody has changed it",

@@ -31,7 +31,7 @@ def test_round_trip() -> None:
 
 def test_its_bytes_are_those_of_the_contract() -> None:
     data = pack_header(Header())
-    assert data[:12] == b"WHERRY\r\n\x01\x00\x00\x00"
+    assert data[:12] == b"WHERRY\r\n\x01\x00\x01\x00"
     assert data[12:56] == bytes(44)
     assert data[56:] == blake3(data[:56]).digest()[:8]
 
@@ -39,7 +39,11 @@ def test_its_bytes_are_those_of_the_contract() -> None:
 @pytest.mark.parametrize(
     ("header", "error", "words"),
     [
-        (Header(major=MAJOR + 1), ImageVersionError, f"format {MAJOR + 1}.0 is newer than"),
+        (
+            Header(major=MAJOR + 1, minor=0),
+            ImageVersionError,
+            f"format {MAJOR + 1}.0 is newer than",
+        ),
         (Header(major=0xFFFF, minor=7), ImageVersionError, "upgrade wherry"),
         (Header(major=0), ImageVersionError, "never released"),
         (Header(incompatible=1 << 17), ImageVersionError, "incompatible feature bit 17"),
@@ -51,6 +55,28 @@ def test_its_bytes_are_those_of_the_contract() -> None:
 def test_refuses(header: Header, error: type[ImageError], words: str) -> None:
     with pytest.raises(error, match=words):
         unpack_header(pack_header(header))
+
+
+@pytest.mark.parametrize(
+    ("header", "words", "expected"),
+    [
+        (
+            Header(major=2, minor=0),
+            b"wherry 0.9 or later",
+            "format 2.0 (wherry 0.9 or later) is newer",
+        ),
+        (Header(incompatible=1 << 9), b"wherry 0.7: sparse", "bit 9 (wherry 0.7: sparse), which"),
+        (Header(major=2, minor=0), b"\x1b[31mred", "format 2.0 is newer"),
+        (Header(major=2, minor=0), b"\xff" * 24, "format 2.0 is newer"),
+    ],
+)
+def test_a_newer_writer_can_say_who_reads_its_image(
+    header: Header, words: bytes, expected: str
+) -> None:
+    fixed = pack_header(header)[:32] + words.ljust(24, b"\0")
+    with pytest.raises(ImageVersionError) as caught:
+        unpack_header(checked(fixed))
+    assert expected in str(caught.value)
 
 
 def test_every_reserved_feature_is_refused_by_name() -> None:

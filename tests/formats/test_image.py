@@ -422,10 +422,10 @@ def test_records_of_unknown_kinds_are_passed_over() -> None:
 def test_skippable_frames_are_skipped() -> None:
     sink = io.BytesIO()
     with ImageWriter(sink, workers=0) as writer:
-        writer._put_frame(200, b"a later minor version's", 23, 0)  # type: ignore[arg-type]
+        writer._put_frame(200, b"a later minor version's", 23, 0)
         writer.add_record(SharedMemory(1, 4096))
         writer._flush_records()
-        writer._put_frame(255, b"", 0, 0, meta=b"more")  # type: ignore[arg-type]
+        writer._put_frame(255, b"", 0, 0, meta=b"more")
         writer.add_chunk(1, 0, [(0, 8)], copy_of(b"contents"))
         summary = writer.finish()
     records, chunks, read = read_image(io.BytesIO(sink.getvalue()))

@@ -270,5 +270,18 @@ def test_only_what_is_signed_is_restored(
     wherry("delete", job)
     wherry.env["WHERRY_VERIFY_KEY"] = str(public)
     assert "is not signed" in wherry.fails("restore", "--detach", "unsigned", job).stderr
+    wherry("image", "export", "signed", scratch / "file")
+    told = wherry.fails("restore", "--detach", "--image-path", scratch / "file", job).stderr
+    assert "is not signed" in told
+    told = wherry.fails("create", "--restore", scratch / "file", job).stderr
+    assert "is not signed" in told and wherry.status(job) == "absent"
+    wherry("image", "upgrade", "--sign-key", private, scratch / "file")
+    wherry("create", "--restore", scratch / "file", job)
+    wherry("start", job)
+    goes_on(wherry, job, 2)
+    wherry("checkpoint", "--sign-key", private, "--image-path", scratch / "file", job)
+    wherry("delete", job)
+    wherry("restore", "--detach", "--image-path", scratch / "file", job)
+    wherry("delete", "--force", job)
     wherry("restore", "--detach", "signed", job)
     goes_on(wherry, job, 2)
