@@ -16,17 +16,20 @@ from typing import NamedTuple, Protocol
 
 from formats import wire
 from formats.chunks import Chunk, ChunkMeta, pack_meta, unpack_meta_value
-from formats.compression import decompress, decompress_into
+from formats.compression import decompress_into
 from formats.errors import ImageCorruptError
 from formats.frames import FrameType, Source
 from formats.header import EXTERNAL_CHUNKS
 from formats.limits import CHUNK_SIZE, MAX_INDEX_SIZE
 from formats.manifest import ImageSummary
-from formats.pipeline import Job, Pipeline
+from formats.pipeline import Job, Piece, Pipeline, cut_runs
 from formats.reader import ImageReader
 from formats.writer import ImageWriter, Sink
 
-_AHEAD = 16  # chunks that a source is told of at once; it has at most two such batches in hand
+PIECE_SIZE = 16 << 10  # bytes of address space that one chunk covers; docs/performance.md
+_CUT_WINDOWS = 1 << 16  # windows of CHUNK_SIZE, 64 GiB; later ones are one chunk each, for the list
+# of chunks may have 256 MiB
+_AHEAD = 1024  # chunks that a source is told of at once; it has at most two such batches in hand
 
 Plain = bytes | bytearray | memoryview
 
@@ -40,8 +43,8 @@ class ChunkKeeper(Protocol):
     def has(self, chunk_id: bytes, /) -> bool:
         """Whether a chunk of this name is kept already. Called in several threads."""
 
-    def put(self, job: Job, /) -> None:
-        """Keep a chunk, or note that it is used when ``job.known``. Called in stream order."""
+    def put(self, piece: Piece, /) -> None:
+        """Keep a chunk, or note that it is used when ``piece.known``. Called in stream order."""
 
 
 class ExternalImageWriter(ImageWriter):
@@ -59,6 +62,7 @@ class ExternalImageWriter(ImageWriter):
         self, sink: Sink, keeper: ChunkKeeper, *, level: int = 1, workers: int = 2
     ) -> None:
         self._keeper = keeper
+        self._windows = 0
         super().__init__(sink, level=level, workers=workers)
 
     def _make_pipeline(self, level: int, workers: int, limit: int) -> Pipeline:
@@ -67,11 +71,17 @@ class ExternalImageWriter(ImageWriter):
             level=level, workers=workers, limit=limit, name_of=keeper.name_of, has=keeper.has
         )
 
+    def _piece_size(self) -> int:
+        self._windows += 1
+        return PIECE_SIZE if self._windows <= _CUT_WINDOWS else CHUNK_SIZE
+
     def _write_chunk(self, job: Job) -> None:
-        self._index.add(pack_meta(ChunkMeta(job.object_id, job.offset, job.runs, job.chunk_id)))
-        self._chunks += 1
+        object_id, add, put = job.object_id, self._index.add, self._keeper.put
+        for piece in job.pieces:
+            add(pack_meta(ChunkMeta(object_id, piece.offset, tuple(piece.runs), piece.chunk_id)))
+            put(piece)
+        self._chunks += len(job.pieces)
         self._plain_bytes += job.plain_size
-        self._keeper.put(job)
 
 
 class Body(NamedTuple):
@@ -108,17 +118,27 @@ class ChunkSource(Protocol):
 
 
 class ExternalChunk(Chunk):
-    """One chunk of an image whose contents are elsewhere; its bytes come when they are asked for.
+    """Chunks that follow one another in a window, as one; their bytes come when asked for.
 
-    There is no digest of the stored bytes here: plain bytes are compared with the chunk's name,
+    There is no digest of the stored bytes here: plain bytes are compared with the chunks' names,
     which is better, for it also finds a chunk in another's place.
+
+    Attributes:
+        chunk_id: Of the first one.
     """
 
-    __slots__ = ("_plain_size", "_source")
+    __slots__ = ("_metas", "_plain_size", "_source")
 
-    def __init__(self, meta: ChunkMeta, source: ChunkSource) -> None:
-        self.object_id, self.offset, self.runs, self.chunk_id = meta
-        self._plain_size = sum([length for _, length in meta.runs])
+    def __init__(self, metas: Sequence[ChunkMeta], source: ChunkSource) -> None:
+        first = metas[0]
+        self.object_id, self.offset, self.runs, self.chunk_id = first
+        if len(metas) > 1:
+            self.runs = _joined(metas)
+        window = first.offset - first.offset % CHUNK_SIZE
+        if sum(self.runs[-1]) <= window + CHUNK_SIZE:
+            self.offset = window  # as it was before it was cut into pieces
+        self._metas = metas
+        self._plain_size = sum([length for _, length in self.runs])
         self._source = source
 
     @property
@@ -135,35 +155,68 @@ class ExternalChunk(Chunk):
         return False
 
     def unpack(self) -> bytes | bytearray | memoryview:
-        body = self._source.fetch(self.chunk_id)
-        plain = decompress(body.data, self.plain_size) if body.compressed else body.data
-        self.check_id(plain)
+        plain = bytearray(self.plain_size)
+        self.unpack_into(plain)
         return plain
 
     def unpack_into(self, buffer: bytearray | memoryview) -> memoryview:
         plain = memoryview(buffer)[: self.plain_size]
-        body = self._source.fetch(self.chunk_id)
-        if body.compressed:
-            decompress_into(body.data, plain)
-        elif len(body.data) == self.plain_size:
-            plain[:] = body.data
-        else:
-            raise self._damaged()
-        self.check_id(plain)
+        start = 0
+        for meta in self._metas:
+            end = start + sum([length for _, length in meta.runs])
+            part = plain[start:end]
+            start = end
+            body = self._source.fetch(meta.chunk_id)
+            if body.compressed:
+                decompress_into(body.data, part)
+            elif len(body.data) == len(part):
+                part[:] = body.data
+            else:
+                raise _damaged(meta)
+            if self._source.name_of(part) != meta.chunk_id:
+                raise _damaged(meta)
         return plain
 
     def check(self) -> None:
         self.unpack()
 
     def check_id(self, plain: bytes | bytearray | memoryview) -> None:
-        if len(plain) != self.plain_size or self._source.name_of(plain) != self.chunk_id:
-            raise self._damaged()
+        """Compares lengths only: `unpack` has compared the names."""
+        if len(plain) != self.plain_size:
+            raise _damaged(self._metas[0])
 
-    def _damaged(self) -> ImageCorruptError:
-        return ImageCorruptError(
-            f"chunk {self.offset:#x} of object {self.object_id} is not what its name "
-            f"{self.chunk_id.hex()[:16]}… says"
-        )
+
+def _joined(metas: Sequence[ChunkMeta]) -> tuple[tuple[int, int], ...]:
+    """The runs of all of them; those that touch where two chunks meet are one again."""
+    runs: list[tuple[int, int]] = []
+    for meta in metas:
+        rest = meta.runs
+        if runs and sum(runs[-1]) == rest[0][0]:
+            start, length = runs.pop()
+            runs.append((start, length + rest[0][1]))
+            rest = rest[1:]
+        runs += rest
+    return tuple(runs)
+
+
+def _follows(metas: Sequence[ChunkMeta], meta: ChunkMeta) -> bool:
+    """Whether a chunk goes on where the others of a window end."""
+    first, last = metas[0], metas[-1]
+    window = first.offset - first.offset % CHUNK_SIZE
+    end = sum(meta.runs[-1])
+    return (
+        meta.object_id == first.object_id
+        and meta.offset > last.offset
+        and meta.runs[0][0] >= sum(last.runs[-1])
+        and end <= window + CHUNK_SIZE
+    )
+
+
+def _damaged(meta: ChunkMeta) -> ImageCorruptError:
+    return ImageCorruptError(
+        f"chunk {meta.offset:#x} of object {meta.object_id} is not what its name "
+        f"{meta.chunk_id.hex()[:16]}… says"
+    )
 
 
 class ExternalImageReader(ImageReader):
@@ -186,6 +239,21 @@ class ExternalImageReader(ImageReader):
         self._metas = self._for_each_meta()
         self._window: deque[ChunkMeta] = deque()
         self._lock = threading.Lock()
+
+    def cut(self, reader: ImageReader) -> Iterator[ChunkMeta]:
+        """What the metas of another image were if it lay where this one lies; reads its contents.
+
+        Args:
+            reader: Of a state file, whose chunks are larger and named by their digests.
+        """
+        for chunk in reader.chunks():
+            plain = memoryview(chunk.unpack())
+            start = 0
+            for piece in cut_runs(chunk.offset, chunk.runs, PIECE_SIZE):
+                part = plain[start : start + piece.plain_size]
+                start += piece.plain_size
+                name = self._chunk_source.name_of(part)
+                yield ChunkMeta(chunk.object_id, piece.offset, tuple(piece.runs), name)
 
     def for_each_meta(self) -> Iterator[ChunkMeta]:
         """The chunks' metas that were not taken yet, without fetching anything."""
@@ -245,9 +313,12 @@ class ExternalImageReader(ImageReader):
                 if batch:
                     names = [meta.chunk_id for meta in batch]
                     self._chunk_source.expect(names, background=background)
-            return (
-                ExternalChunk(self._window.popleft(), self._chunk_source) if self._window else None
-            )
+            if not self._window:
+                return None
+            metas = [self._window.popleft()]
+            while self._window and _follows(metas, self._window[0]):
+                metas.append(self._window.popleft())
+            return ExternalChunk(metas, self._chunk_source)
 
     def _for_each_meta(self) -> Iterator[ChunkMeta]:
         for _ in self.for_each_raw_record():

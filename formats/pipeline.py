@@ -24,6 +24,24 @@ from formats.frames import digest_of
 from formats.limits import CHUNK_SIZE
 
 
+class Piece:
+    """A part of a job that is a chunk of its own.
+
+    Attributes: as those of `Job`.
+    """
+
+    __slots__ = ("body", "chunk_id", "compressed", "known", "offset", "plain_size", "runs")
+
+    def __init__(self, offset: int, runs: list[tuple[int, int]]) -> None:
+        self.offset = offset
+        self.runs = runs
+        self.plain_size = sum([length for _, length in runs])
+        self.chunk_id = b""
+        self.body: bytes | memoryview = b""
+        self.compressed = False
+        self.known = False
+
+
 class Job:
     """One chunk on its way.
 
@@ -35,6 +53,8 @@ class Job:
         chunk_id: BLAKE3 of the plain bytes.
         digest: BLAKE3 of *body*, for those who store it in a frame.
         known: Whether the chunk is stored already; then there is no *body*.
+        piece_size: Bytes of address space that a chunk of it may cover; 0 when it is one chunk.
+        pieces: Its chunks, once done; then name and body are theirs and not the job's.
     """
 
     __slots__ = (
@@ -49,6 +69,8 @@ class Job:
         "known",
         "object_id",
         "offset",
+        "piece_size",
+        "pieces",
         "plain_size",
         "runs",
     )
@@ -59,7 +81,10 @@ class Job:
         offset: int,
         runs: tuple[tuple[int, int], ...],
         fill: Callable[[memoryview], None],
+        piece_size: int = 0,
     ) -> None:
+        self.piece_size = piece_size
+        self.pieces: list[Piece] = []
         self.object_id = object_id
         self.offset = offset
         self.runs = runs
@@ -147,6 +172,7 @@ class Pipeline:
             raise job._error
         yield job
         job.body = b""
+        job.pieces.clear()
         if job._buffer is not None:
             self._buffers.append(job._buffer)
 
@@ -184,6 +210,9 @@ class Pipeline:
             buffer = self._borrow()
             plain = memoryview(buffer)[: job.plain_size]
             job.fill(plain)
+            if job.piece_size:
+                self._run_pieces(job, buffer, compressor)
+                return
             job.chunk_id = self._name_of(plain)
             if self._has is not None and self._has(job.chunk_id):
                 job.known = True
@@ -202,8 +231,50 @@ class Pipeline:
         finally:
             job._done.release()
 
+    def _run_pieces(self, job: Job, buffer: bytearray, compressor: Compressor) -> None:
+        plain = memoryview(buffer)[: job.plain_size]
+        assert self._has is not None
+        start = 0
+        for piece in cut_runs(job.offset, job.runs, job.piece_size):
+            end = start + piece.plain_size
+            part = plain[start:end]
+            start = end
+            piece.chunk_id = self._name_of(part)
+            if self._has(piece.chunk_id):
+                piece.known = True
+            else:
+                packed = compressor.compress(part)
+                piece.compressed = packed is not None
+                piece.body = part if packed is None else packed
+                if packed is None:
+                    job._buffer = buffer
+            job.pieces.append(piece)
+        if job._buffer is None:
+            self._buffers.append(buffer)
+
     def _borrow(self) -> bytearray:
         try:
             return self._buffers.popleft()
         except IndexError:
             return bytearray(CHUNK_SIZE)
+
+
+def cut_runs(offset: int, runs: tuple[tuple[int, int], ...], size: int) -> list[Piece]:
+    """Cut a chunk at multiples of *size* bytes from *offset* on.
+
+    At addresses, and not where so many bytes are full: a page that comes or goes changes its own
+    piece and none behind it.
+    """
+    found: list[tuple[int, list[tuple[int, int]]]] = []
+    current = -1
+    for run_start, length in runs:
+        start, end = run_start, run_start + length
+        while start < end:
+            number = (start - offset) // size
+            if number != current:
+                current = number
+                found.append((offset + number * size, []))
+            stop = min(end, offset + (number + 1) * size)
+            found[-1][1].append((start, stop - start))
+            start = stop
+    return [Piece(at, part) for at, part in found]

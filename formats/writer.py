@@ -146,7 +146,8 @@ class ImageWriter:
                 self._write_oldest()
             for job in self._pipeline.for_each_ready():
                 self._write_chunk(job)
-            self._pipeline.submit(Job(object_id, offset, tuple(runs), fill))
+            size = self._piece_size()
+            self._pipeline.submit(Job(object_id, offset, tuple(runs), fill, size))
 
     def drain(self) -> None:
         """Write what is in flight: afterwards no `fill` of an earlier chunk runs any more."""
@@ -196,6 +197,10 @@ class ImageWriter:
 
     def _make_pipeline(self, level: int, workers: int, limit: int) -> Pipeline:
         return Pipeline(level=level, workers=workers, limit=limit)
+
+    def _piece_size(self) -> int:
+        """As `Job.piece_size`, for the next one."""
+        return 0
 
     @contextlib.contextmanager
     def _aborting(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import click
@@ -19,30 +20,34 @@ if TYPE_CHECKING:
 
 
 def compare(before: Subject, after: Subject) -> ImageDiff:
-    """Compare two images without reading their contents.
+    """Compare two images; contents are only read of a file that is compared with a snapshot.
 
     Raises:
-        StoreError: Reason ``not-comparable``: one is in an encrypted store, whose chunks have names
-            of their own.
+        StoreError: Reason ``not-comparable``: they are in two stores, and one is encrypted:
+            its chunks have names of their own.
         ImageError: One is damaged.
     """
-    if before.naming != after.naming:
+    old, new = before.reader, after.reader
+    of_stores = isinstance(old, ExternalImageReader), isinstance(new, ExternalImageReader)
+    if all(of_stores) and before.naming != after.naming:
         raise StoreError(
             f"{before.name} and {after.name} name their chunks with different keys; export one of "
             "them and import it where the other one is",
             reason="not-comparable",
         )
-    return diff(_read(before), _read(after))
+    return diff(_read(before, after), _read(after, before))
 
 
-def _read(subject: Subject) -> ImageContents:
+def _read(subject: Subject, other: Subject) -> ImageContents:
     records = subject.reader.records()
-    return gather(records, _metas(subject))
+    return gather(records, _metas(subject, other))
 
 
-def _metas(subject: Subject) -> list[ChunkMeta]:
+def _metas(subject: Subject, other: Subject) -> Iterable[ChunkMeta]:
     if isinstance(subject.reader, ExternalImageReader):
-        return list(subject.reader.for_each_meta())
+        return subject.reader.for_each_meta()
+    if isinstance(other.reader, ExternalImageReader):
+        return other.reader.cut(subject.reader)
     assert subject.path is not None
     with open_image(subject.path) as source:
         return [entry.meta for entry in ImageIndex(source).for_each_entry()]

@@ -133,6 +133,17 @@ def for_each_section(raw: bytes, *, name: str) -> Iterator[Section]:
         at = end
 
 
+# A location as one integer: a store has sixty thousand chunks for each gibibyte, and a tuple of
+# integers takes several times the memory. From the lowest bit: flags, plain size, stored size,
+# offset in the pack, number of the pack.
+_FLAG_BITS, _SIZE_BITS, _OFFSET_BITS = 1, 21, 27
+_SIZE_MASK = (1 << _SIZE_BITS) - 1
+_OFFSET_MASK = (1 << _OFFSET_BITS) - 1
+_STORED_AT = _FLAG_BITS + _SIZE_BITS
+_OFFSET_AT = _STORED_AT + _SIZE_BITS
+_PACK_AT = _OFFSET_AT + _OFFSET_BITS
+
+
 class ChunkMap:
     """All that the index objects say together.
 
@@ -147,7 +158,9 @@ class ChunkMap:
         self.packs: dict[bytes, PackInfo] = {}
         self.masked = frozenset(masked)
         self.by_object: dict[bytes, list[bytes]] = {}
-        self._where: dict[bytes, Location] = {}
+        self._order: list[PackInfo] = []
+        self._masked_numbers: set[int] = set()
+        self._where: dict[bytes, int] = {}  # as above
 
     def add(self, index_id: bytes, sections: Iterable[Section]) -> None:
         """Take in one index object."""
@@ -158,12 +171,17 @@ class ChunkMap:
                 continue  # two objects may tell of the same pack
             self.packs[info.pack_id] = info
             masked = info.pack_id in self.masked
-            for entry in entries:
-                if masked and entry.chunk_id in self._where:
+            number = len(self._order)
+            self._order.append(info)
+            if masked:
+                self._masked_numbers.add(number)
+            where = self._where
+            for chunk_id, offset, stored_size, plain_size, flags in entries:
+                known = where.get(chunk_id)
+                if known is not None and (masked or known >> _PACK_AT not in self._masked_numbers):
                     continue
-                known = self._where.get(entry.chunk_id)
-                if known is None or known.pack.pack_id in self.masked:
-                    self._where[entry.chunk_id] = Location(info, *entry[1:])
+                sizes = stored_size << _STORED_AT | plain_size << _FLAG_BITS | flags
+                where[chunk_id] = number << _PACK_AT | offset << _OFFSET_AT | sizes
 
     def __len__(self) -> int:
         return len(self._where)
@@ -173,16 +191,27 @@ class ChunkMap:
 
     def find(self, chunk_id: bytes) -> Location | None:
         """Where to read a chunk."""
-        return self._where.get(chunk_id)
+        found = self._where.get(chunk_id)
+        return None if found is None else self._location(found)
 
     def has(self, chunk_id: bytes) -> bool:
         """Whether a new snapshot may rely on a chunk: it is in a pack that is here to stay."""
         found = self._where.get(chunk_id)
-        return found is not None and found.pack.pack_id not in self.masked
+        return found is not None and found >> _PACK_AT not in self._masked_numbers
 
     def entries_by_pack(self) -> dict[bytes, list[Entry]]:
         """The chunks that are read from each pack."""
         found: dict[bytes, list[Entry]] = {}
-        for chunk_id, where in self._where.items():
+        for chunk_id, packed in self._where.items():
+            where = self._location(packed)
             found.setdefault(where.pack.pack_id, []).append(Entry(chunk_id, *where[1:]))
         return found
+
+    def _location(self, packed: int) -> Location:
+        return Location(
+            self._order[packed >> _PACK_AT],
+            packed >> _OFFSET_AT & _OFFSET_MASK,
+            packed >> _STORED_AT & _SIZE_MASK,
+            packed >> _FLAG_BITS & _SIZE_MASK,
+            packed & 1,
+        )

@@ -59,12 +59,15 @@ def read_stats(store: Store) -> StoreStats:
     places = [where for chunk_id in used if (where := index.find(chunk_id)) is not None]
     packs = store.sizes(Kind.PACK)
     stored = sum(where.stored_size for where in places)
+    # Of a pack that is in no index nobody knows what it holds.
+    known = index.packs
+    bodies = sum(known[one].bodies_size if one in known else size for one, size in packs.items())
     return StoreStats(
         snapshots=count,
         plain_bytes=plain,
         unique_bytes=sum(where.plain_size for where in places),
         stored_bytes=stored,
-        unused_bytes=max(0, sum(packs.values()) - stored),
+        unused_bytes=max(0, bodies - stored),
         total_bytes=sum(entry.size for entry in store.backend.entries()),
         chunks=len(places),
         packs=len(packs),

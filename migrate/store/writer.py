@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from formats.external import ExternalImageWriter
 from formats.manifest import ImageSummary
-from formats.pipeline import Job
+from formats.pipeline import Piece
 from formats.records.codec import unpack_record
 from formats.records.image import Host, Image
 from migrate.errors import StoreError
@@ -82,18 +82,18 @@ class SnapshotWriter(ExternalImageWriter):
         """Whether the store has a chunk, or this writer has seen it before."""
         return chunk_id in self._written or self._known.has(chunk_id)
 
-    def put(self, job: Job, /) -> None:
+    def put(self, piece: Piece, /) -> None:
         """Keep a chunk, or note which pack has it."""
-        if job.chunk_id in self._written:
+        if piece.chunk_id in self._written:
             return
-        if job.known:
-            where = self._known.find(job.chunk_id)
+        if piece.known:
+            where = self._known.find(piece.chunk_id)
             assert where is not None
             self._relied_on[where.pack.pack_id] = where.pack
             return
-        self._written.add(job.chunk_id)
+        self._written.add(piece.chunk_id)
         self.new_bytes += self._open.add(
-            job.chunk_id, job.body, job.plain_size, compressed=job.compressed
+            piece.chunk_id, piece.body, piece.plain_size, compressed=piece.compressed
         )
         self.new_chunks += 1
         if self._open.full:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_a_state_file_goes_in_and_comes_out_the_same(
     wherry: Wherry, store: str, state_file: Path, scratch: Path
 ) -> None:
     made = wherry.json("image", "import", "--tag", "kept", "--json", state_file)
-    assert (made["container_id"], made["tags"], made["chunks"]) == ("web", ["kept"], 3)
+    assert (made["container_id"], made["tags"], made["chunks"]) == ("web", ["kept"], 3 * 64)
     again = wherry.json("image", "import", "--json", state_file)
     assert again["new_bytes"] == 0
     assert len(wherry.json("image", "ls", "--json")) == 2
@@ -79,14 +80,22 @@ def test_inspect_and_verify(wherry: Wherry, store: str, state_file: Path) -> Non
     report = wherry.json("image", "inspect", "--json", made["id"][:8])
     assert report["format"]["features"] == ["external-chunks"]
     for key in ("processes", "memory", "files", "trees", "plain_bytes", "container_id"):
-        assert report[key] == whole[key], key
+        assert _without_chunks(report[key]) == _without_chunks(whole[key]), key
     assert "python3" in wherry("image", "inspect", "latest").stdout
     verified = wherry.json("image", "verify", "--json", "latest")
-    assert verified["ok"] and verified["chunks"] == 3
+    assert verified["ok"] and verified["chunks"] == 3 * 64
     assert "in a store" in wherry("image", "verify", "latest").stdout
     (pack,) = (path for path in (Path(store) / "packs").rglob("*") if path.is_file())
     flip(pack, 100_000)
     assert "not what its name" in wherry.fails("image", "verify", "latest").stderr
+
+
+def _without_chunks(value: Any) -> Any:
+    """Without how many chunks there are, and their stored bytes: a store has smaller ones."""
+    if isinstance(value, dict):
+        left = {key: one for key, one in value.items() if key not in ("chunks", "stored_bytes")}
+        return {key: _without_chunks(one) for key, one in left.items()}
+    return [_without_chunks(one) for one in value] if isinstance(value, list) else value
 
 
 def test_tags(wherry: Wherry, store: str) -> None:

@@ -54,7 +54,8 @@ def test_a_snapshot_comes_back(store: Store) -> None:
         assert other.snapshots() == [snapshot]
         assert read_snapshot(other, snapshot) == contents
     assert (snapshot.container_id, snapshot.hostname, snapshot.tags) == ("job", "here", ("a", "b"))
-    assert (snapshot.chunks, snapshot.new_chunks) == (4, 4)
+    # A mebibyte is cut into 64 pieces; those of x are all one.
+    assert (snapshot.chunks, snapshot.new_chunks) == (1 + 1 + 64 + 64, 1 + 1 + 1 + 64)
     assert snapshot.plain_bytes == sum(map(len, contents))
 
 
@@ -62,18 +63,18 @@ def test_equal_chunks_are_stored_once(store: Store) -> None:
     first = write_snapshot(store, noise(1, 2, 1, 3))
     assert (first.chunks, first.new_chunks) == (4, 3)
     second = write_snapshot(store, noise(3, 4, 2))
-    assert (second.new_chunks, second.new_bytes) == (1, 40_000)
+    assert (second.new_chunks, second.new_bytes) == (1, 15_000)
     third = write_snapshot(store, noise(3, 4, 2))
     assert third.new_bytes == 0
     assert third.snapshot_id != second.snapshot_id
     assert read_snapshot(store, third) == noise(3, 4, 2)
     stats = read_stats(store)
-    assert (stats.snapshots, stats.chunks, stats.plain_bytes) == (3, 4, 10 * 40_000)
-    assert (stats.unique_bytes, stats.stored_bytes) == (4 * 40_000, 4 * 40_000)
+    assert (stats.snapshots, stats.chunks, stats.plain_bytes) == (3, 4, 10 * 15_000)
+    assert (stats.unique_bytes, stats.stored_bytes) == (4 * 15_000, 4 * 15_000)
 
 
 def test_many_packs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "PACK_SIZE", 100_000)
+    monkeypatch.setattr(packs, "PACK_SIZE", 37_500)
     contents = noise(*range(40))
     snapshot = write_snapshot(store, contents)
     assert len(store.sizes(Kind.PACK)) >= 13
@@ -146,7 +147,7 @@ def test_a_flipped_bit_of_the_configuration_is_found(at: int) -> None:
 def test_a_crash_at_any_step_leaves_a_store_that_opens(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packs, "PACK_SIZE", 70_000)
+    monkeypatch.setattr(packs, "PACK_SIZE", 26_250)
     before = write_snapshot(store, noise(1, 2))
     counting = BreaksOff(local(store), 10_000)
     write_snapshot(over(store, counting), noise(1, 3, 4, 5, 6))
