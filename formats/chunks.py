@@ -89,6 +89,10 @@ def unpack_meta_value(value: Any) -> ChunkMeta:
     object_id, offset, flat, chunk_id = value
     if not (0 <= object_id <= INT_MAX and 0 <= offset <= INT_MAX and len(chunk_id) == DIGEST_SIZE):
         raise ImageCorruptError("the meta of a chunk has a value out of range")
+    if len(flat) == 2 and type(flat[0]) is type(flat[1]) is int:  # nearly all of a store's chunks
+        start, length = flat
+        if start >= 0 and length > 0 and start + length <= CHUNK_SIZE:
+            return ChunkMeta(object_id, offset, ((offset + start, length),), chunk_id)
     if len(flat) % 2 or any(type(number) is not int for number in flat):
         raise ImageCorruptError("the runs of a chunk are malformed")
     pairs = zip(flat[::2], flat[1::2], strict=True)

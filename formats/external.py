@@ -26,10 +26,10 @@ from formats.pipeline import Job, Piece, Pipeline, cut_runs
 from formats.reader import ImageReader
 from formats.writer import ImageWriter, Sink
 
-PIECE_SIZE = 16 << 10  # bytes of address space that one chunk covers; docs/performance.md
-_CUT_WINDOWS = 1 << 16  # windows of CHUNK_SIZE, 64 GiB; later ones are one chunk each, for the list
+PIECE_SIZE = 8 << 10  # bytes of address space that one chunk covers; docs/performance.md
+_CUT_WINDOWS = 1 << 15  # windows of CHUNK_SIZE, 32 GiB; later ones are one chunk each, for the list
 # of chunks may have 256 MiB
-_AHEAD = 1024  # chunks that a source is told of at once; it has at most two such batches in hand
+_AHEAD = 2048  # chunks that a source is told of at once; it has at most two such batches in hand
 
 Plain = bytes | bytearray | memoryview
 

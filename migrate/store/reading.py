@@ -25,7 +25,7 @@ _READS = 4  # at once
 _SPAN_SIZE = 8 << 20  # bytes that one read fetches at most
 _GAP = 64 << 10  # bytes between two chunks that are rather read than skipped
 _THREADS_END_WITHIN_S = 1.0
-_KEPT = 4096  # chunks that were fetched ahead and not asked for yet
+_KEPT = 8192  # chunks that were fetched ahead and not asked for yet
 
 
 class _Span(NamedTuple):

@@ -10,6 +10,7 @@ from formats import wire
 from formats.chunks import ChunkMeta, pack_meta, runs_problem, unpack_meta
 from formats.errors import ImageCorruptError
 from formats.limits import CHUNK_SIZE, MAX_RUNS
+from formats.pipeline import cut_runs
 
 NAME = b"\x05" * 32
 
@@ -80,3 +81,18 @@ def test_runs_that_are_wrong(offset: int, runs: list[tuple[int, int]]) -> None:
 def test_malformed(value: Any) -> None:
     with pytest.raises(ImageCorruptError):
         unpack_meta(wire.pack(value), 8)
+
+
+def test_a_chunk_is_cut_at_addresses() -> None:
+    runs = ((0x100000, 0x1800), (0x102000, 0x3000), (0x107FFF, 2), (0x109000, 0x1000))
+    pieces = [(one.offset, one.runs) for one in cut_runs(0x100000, runs, 0x2000)]
+    assert pieces == [
+        (0x100000, [(0x100000, 0x1800)]),
+        (0x102000, [(0x102000, 0x2000)]),
+        (0x104000, [(0x104000, 0x1000)]),
+        (0x106000, [(0x107FFF, 1)]),
+        (0x108000, [(0x108000, 1), (0x109000, 0x1000)]),
+    ]
+    for size in (0x1000, 0x8000, 0x100000):
+        cut = cut_runs(0x100000, runs, size)
+        assert sum(one.plain_size for one in cut) == sum(length for _, length in runs)

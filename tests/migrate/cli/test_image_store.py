@@ -52,7 +52,7 @@ def test_a_state_file_goes_in_and_comes_out_the_same(
     wherry: Wherry, store: str, state_file: Path, scratch: Path
 ) -> None:
     made = wherry.json("image", "import", "--tag", "kept", "--json", state_file)
-    assert (made["container_id"], made["tags"], made["chunks"]) == ("web", ["kept"], 3 * 64)
+    assert (made["container_id"], made["tags"], made["chunks"]) == ("web", ["kept"], 3 * 128)
     again = wherry.json("image", "import", "--json", state_file)
     assert again["new_bytes"] == 0
     assert len(wherry.json("image", "ls", "--json")) == 2
@@ -83,7 +83,7 @@ def test_inspect_and_verify(wherry: Wherry, store: str, state_file: Path) -> Non
         assert _without_chunks(report[key]) == _without_chunks(whole[key]), key
     assert "python3" in wherry("image", "inspect", "latest").stdout
     verified = wherry.json("image", "verify", "--json", "latest")
-    assert verified["ok"] and verified["chunks"] == 3 * 64
+    assert verified["ok"] and verified["chunks"] == 3 * 128
     assert "in a store" in wherry("image", "verify", "latest").stdout
     (pack,) = (path for path in (Path(store) / "packs").rglob("*") if path.is_file())
     flip(pack, 100_000)

@@ -25,7 +25,7 @@ from tests.formats.samples import copy_of
 MOMENT_NS = 1_700_000_000 * 10**9
 
 
-def noise(*seeds: int, size: int = 15_000) -> list[bytes]:
+def noise(*seeds: int, size: int = 7_500) -> list[bytes]:
     """Chunks that do not compress, one for each seed."""
     return [random.Random(seed).randbytes(size) for seed in seeds]
 

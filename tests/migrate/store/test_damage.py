@@ -27,7 +27,7 @@ def files(store: Store, folder: str) -> list[Path]:
 
 @pytest.fixture
 def store(scratch: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    monkeypatch.setattr(packs, "PACK_SIZE", 22_500)
+    monkeypatch.setattr(packs, "PACK_SIZE", 11_250)
     made = new_store(scratch / "s")
     write_snapshot(made, noise(1, 2, 3, 4), cid="one")
     write_snapshot(made, noise(3, 4, 5), cid="two")
@@ -105,8 +105,8 @@ def test_swapped_chunks_within_a_pack_are_found(
     snapshot = write_snapshot(store, noise(1, 2))
     (path,) = files(store, "packs")
     raw = path.read_bytes()
-    head = len(raw) - 30_000
-    path.write_bytes(raw[:head] + raw[head + 15_000 :] + raw[head : head + 15_000])
+    head = len(raw) - 15_000
+    path.write_bytes(raw[:head] + raw[head + 7_500 :] + raw[head : head + 7_500])
     assert "2 damaged chunks of 2" in check(store).damages[0].sentence
     with pytest.raises(WherryError, match="not what its name"):
         read_snapshot(store, snapshot)

@@ -35,7 +35,7 @@ PASSWORD = Secret("password", b"correct horse")
 def _cheap(monkeypatch: pytest.MonkeyPatch) -> None:
     """scrypt is made to be slow."""
     monkeypatch.setattr(crypto, "SCRYPT_N", 1 << 4)
-    monkeypatch.setattr(packs, "PACK_SIZE", 22_500)
+    monkeypatch.setattr(packs, "PACK_SIZE", 11_250)
 
 
 @pytest.fixture
@@ -170,7 +170,7 @@ def test_bodies_and_packs_cannot_change_places(store: Store) -> None:
     first, second = one.read_bytes(), two.read_bytes()
     assert len(first) == len(second)
     # Another pack's bodies below this pack's own header and table.
-    head = len(first) - 2 * (15_000 + 16)
+    head = len(first) - 2 * (7_500 + 16)
     one.write_bytes(first[:head] + second[head:])
     with pytest.raises(WherryError, match="was changed"):
         read_snapshot(store, snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import stat
 from pathlib import Path
 
@@ -54,8 +55,8 @@ def test_a_snapshot_comes_back(store: Store) -> None:
         assert other.snapshots() == [snapshot]
         assert read_snapshot(other, snapshot) == contents
     assert (snapshot.container_id, snapshot.hostname, snapshot.tags) == ("job", "here", ("a", "b"))
-    # A mebibyte is cut into 64 pieces; those of x are all one.
-    assert (snapshot.chunks, snapshot.new_chunks) == (1 + 1 + 64 + 64, 1 + 1 + 1 + 64)
+    # A mebibyte is cut into 128 pieces; those of x are all one.
+    assert (snapshot.chunks, snapshot.new_chunks) == (1 + 1 + 128 + 128, 1 + 1 + 1 + 128)
     assert snapshot.plain_bytes == sum(map(len, contents))
 
 
@@ -63,18 +64,18 @@ def test_equal_chunks_are_stored_once(store: Store) -> None:
     first = write_snapshot(store, noise(1, 2, 1, 3))
     assert (first.chunks, first.new_chunks) == (4, 3)
     second = write_snapshot(store, noise(3, 4, 2))
-    assert (second.new_chunks, second.new_bytes) == (1, 15_000)
+    assert (second.new_chunks, second.new_bytes) == (1, 7_500)
     third = write_snapshot(store, noise(3, 4, 2))
     assert third.new_bytes == 0
     assert third.snapshot_id != second.snapshot_id
     assert read_snapshot(store, third) == noise(3, 4, 2)
     stats = read_stats(store)
-    assert (stats.snapshots, stats.chunks, stats.plain_bytes) == (3, 4, 10 * 15_000)
-    assert (stats.unique_bytes, stats.stored_bytes) == (4 * 15_000, 4 * 15_000)
+    assert (stats.snapshots, stats.chunks, stats.plain_bytes) == (3, 4, 10 * 7_500)
+    assert (stats.unique_bytes, stats.stored_bytes) == (4 * 7_500, 4 * 7_500)
 
 
 def test_many_packs(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packs, "PACK_SIZE", 37_500)
+    monkeypatch.setattr(packs, "PACK_SIZE", 18_750)
     contents = noise(*range(40))
     snapshot = write_snapshot(store, contents)
     assert len(store.sizes(Kind.PACK)) >= 13
@@ -147,7 +148,7 @@ def test_a_flipped_bit_of_the_configuration_is_found(at: int) -> None:
 def test_a_crash_at_any_step_leaves_a_store_that_opens(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packs, "PACK_SIZE", 26_250)
+    monkeypatch.setattr(packs, "PACK_SIZE", 13_125)
     before = write_snapshot(store, noise(1, 2))
     counting = BreaksOff(local(store), 10_000)
     write_snapshot(over(store, counting), noise(1, 3, 4, 5, 6))
@@ -273,3 +274,23 @@ def test_names_that_fit_none_or_several(wanted: str, reason: str) -> None:
 def test_bad_tags_are_refused(tag: str) -> None:
     with pytest.raises(StoreError, match="is no tag"):
         check_tag(tag)
+
+
+def test_a_job_that_changes_one_page_in_a_hundred(store: Store) -> None:
+    """All over its memory, in pages that do not compress: the worst that there is."""
+    dice = random.Random(3)
+    memory = bytearray(dice.randbytes(16 * CHUNK_SIZE))
+    pages = len(memory) // 4096
+
+    def windows() -> list[bytes]:
+        return [bytes(memory[at : at + CHUNK_SIZE]) for at in range(0, len(memory), CHUNK_SIZE)]
+
+    first = write_snapshot(store, windows())
+    before = sum(entry.size for entry in store.backend.entries())
+    for page in dice.sample(range(pages), pages // 100):
+        memory[page * 4096 : (page + 1) * 4096] = dice.randbytes(4096)
+    second = write_snapshot(store, windows())
+    grown = sum(entry.size for entry in store.backend.entries()) - before
+    assert grown <= 0.025 * len(memory)
+    assert first.new_bytes == len(memory) and second.new_bytes < 0.021 * len(memory)
+    assert read_snapshot(store, second) == windows()
