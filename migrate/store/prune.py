@@ -83,40 +83,58 @@ def prune(
     store.require(Operation.PRUNE)
     report = PruneReport()
     if dry_run:
-        chosen = _choose(store, None, max_unused, report)
+        chosen = _choose(store, None, max_unused, report, _Needed())
         sizes = store.sizes(Kind.PACK)
         report.condemned_packs = len(chosen)
         report.removed_bytes = sum(sizes.get(pack_id, 0) for pack_id in chosen)
         return report
     with Lock(store.backend, store.seal, PRUNE) as lock:
-        chosen = _choose(store, lock, max_unused, report)
+        read = _Needed()
+        chosen = _choose(store, lock, max_unused, report, read)
         for at in range(0, len(chosen), MAX_PACKS):
             Condemned(tuple(chosen[at : at + MAX_PACKS])).write(store.backend, store.seal)
         report.condemned_packs = len(chosen)
-        _sweep(store, lock, report, progress)
+        _sweep(store, lock, report, progress, read)
         _merge_memories(store)
     return report
 
 
-def needed_chunks(store: Store) -> set[bytes]:
+class _Needed:
+    """What snapshots need, as they are read; each is read once in a prune.
+
+    What a snapshot needs never changes. One that is forgotten in between may keep its chunks until
+    the next prune.
+    """
+
+    def __init__(self) -> None:
+        self.chunks: set[bytes] = set()
+        self.snapshots: set[bytes] = set()
+
+
+def needed_chunks(store: Store, before: _Needed | None = None) -> set[bytes]:
     """The names of all chunks that snapshots need.
+
+    Args:
+        store: Which.
+        before: What was read already, and gets the rest.
 
     Raises:
         StoreError, ImageError: A snapshot cannot be read.
     """
     nowhere = StoreChunks(store, ChunkMap())
-    needed: set[bytes] = set()
-    for snapshot_id in store.sizes(Kind.SNAPSHOT):
+    known = before or _Needed()
+    for snapshot_id in store.sizes(Kind.SNAPSHOT).keys() - known.snapshots:
         try:
             snapshot, image = store.read_image(snapshot_id)
-            needed.update(image_chunks(snapshot, image, nowhere))
+            known.chunks.update(image_chunks(snapshot, image, nowhere))
+            known.snapshots.add(snapshot_id)
         except StoreError as exc:
             if exc.reason == "object-missing":
                 continue  # forgotten a moment ago
             raise _undecidable(exc, snapshot_id) from exc
         except ImageError as exc:
             raise _undecidable(exc, snapshot_id) from exc
-    return needed
+    return known.chunks
 
 
 def _undecidable(exc: Exception, snapshot_id: bytes) -> StoreError:
@@ -130,7 +148,9 @@ def _undecidable(exc: Exception, snapshot_id: bytes) -> StoreError:
 # The first phase
 
 
-def _choose(store: Store, lock: Lock | None, max_unused: float, report: PruneReport) -> list[bytes]:
+def _choose(
+    store: Store, lock: Lock | None, max_unused: float, report: PruneReport, read: _Needed
+) -> list[bytes]:
     """The packs to condemn, and in the report what stays unused."""
     # Packs before locks: so those of a writer that begins now are not seen.
     sizes = store.sizes(Kind.PACK)
@@ -142,7 +162,7 @@ def _choose(store: Store, lock: Lock | None, max_unused: float, report: PruneRep
     )
     writers = [one for one in locks if one.kind == WRITE and not one.stale]
     index = store.load_index()
-    needed = needed_chunks(store)
+    needed = needed_chunks(store, read)
     used = dict.fromkeys(index.packs, 0)
     for chunk_id in needed:
         where = index.find(chunk_id)
@@ -178,7 +198,9 @@ def _choose(store: Store, lock: Lock | None, max_unused: float, report: PruneRep
 # The second phase
 
 
-def _sweep(store: Store, lock: Lock, report: PruneReport, progress: Progress) -> None:
+def _sweep(
+    store: Store, lock: Lock, report: PruneReport, progress: Progress, read: _Needed
+) -> None:
     condemned = [
         one for one in read_condemned(store.backend, store.seal) if not one.gone and one.packs
     ]
@@ -202,7 +224,7 @@ def _sweep(store: Store, lock: Lock, report: PruneReport, progress: Progress) ->
         return
     going = masked_packs(ready)
     index = store.load_index()
-    needed = needed_chunks(store)
+    needed = needed_chunks(store, read)
     # Also those that another condemned pack has, which waits: afterwards every chunk is in a pack
     # that stays, so that it does not matter if we are killed before the index says so.
     rescued = {
