@@ -185,7 +185,7 @@ def test_inspect_as_json(wherry: Wherry, image: Path) -> None:
     assert (memory["pids"], memory["plain_bytes"]) == ([1], 64 * PAGE)
     assert report["trees"][0]["plain_bytes"] == PAGE
     assert report["records_by_kind"]["process"] == 3
-    assert report["format"] == {"major": 1, "minor": 0, "features": []}
+    assert report["format"] == {"major": 1, "minor": 1, "features": []}
 
 
 def test_inspect_without_a_container(wherry: Wherry, tmp_path: Path) -> None:
