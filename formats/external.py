@@ -193,6 +193,10 @@ class ExternalImageReader(ImageReader):
         self._window.clear()
         yield from self._metas
 
+    def references(self) -> Iterator[Chunk]:
+        for meta in self.for_each_meta():
+            yield ExternalChunk(meta, self._chunk_source)
+
     def chunks(self) -> Iterator[Chunk]:
         """As ImageReader's. No thread is started: a process without threads may do more."""
         while (chunk := self._next_external(background=False)) is not None:
