@@ -115,9 +115,9 @@ def _procmap_query() -> str:
 @probe(
     "userfaultfd",
     group=_GROUP,
-    need=Need.UNUSED,
-    used_for="handing in pages when they are first touched (a lazy restore)",
-    without_it="memory is complete before a restored task runs, as in this version always",
+    need=Need.OPTIONAL,
+    used_for="handing in pages when they are first touched (wherry restore --lazy)",
+    without_it="memory is complete before a restored task runs, also with --lazy",
 )
 def _userfaultfd() -> str:
     os.close(raw("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK))
