@@ -47,6 +47,7 @@ from runtime.checkpoint_container import require_checkpoint
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress, no_progress
 from runtime.errors import RefusedError
+from runtime.filling import wait_until_filled
 from runtime.ids import validate_id
 from runtime.status import Status, require_status
 
@@ -148,6 +149,7 @@ def _require_movable(container: Container) -> None:
             f" wherry migrate --status {container.id}",
             reason="handover-pending",
         )
+    wait_until_filled(container.directory)
     status = container.status
     require_status(container.id, status, "migrate", Status.RUNNING)
     require_checkpoint(container, status)

@@ -25,6 +25,7 @@ from runtime.engine.api import (
 )
 from runtime.engine.network_hold import NetworkHold
 from runtime.errors import RefusedError
+from runtime.filling import wait_until_filled
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.sandbox.overlay import Overlay
 from runtime.status import Status, require_status
@@ -89,6 +90,7 @@ def checkpoint_into(
     options: CheckpointOptions | None = None,
 ) -> dict[str, Any]:
     """As checkpoint, into whatever carries images."""
+    wait_until_filled(container.directory)
     with container.operation() as status:
         require_checkpoint(container, status)
 

@@ -13,7 +13,7 @@ import copy
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,11 +24,13 @@ from runtime import spec_diff
 from runtime.engine.api import Progress, RestoreOptions, no_progress
 from runtime.engine.restore import Restore
 from runtime.errors import RefusedError
+from runtime.filling import note_failure, note_pager, require_memory
 from runtime.metadata import ExecSession, file_identity
 from runtime.process import ProcessRef
 from runtime.sandbox.restore_stub import RestoreStub
 
 if TYPE_CHECKING:
+    from runtime.engine.lazy.process import Surroundings
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
     from runtime.sandbox.enter import StubProcess
@@ -78,6 +80,8 @@ class RestorePlan:
         name: str,
         path: str,
         settle: Callable[[], None],
+        lazy: bool = False,
+        fds: Sequence[int] = (),
     ) -> None:
         image = restore.image
         metadata = image.metadata if isinstance(image.metadata, dict) else {}
@@ -101,6 +105,8 @@ class RestorePlan:
         self._restore = restore
         self._source = source
         self._settle = settle
+        self._lazy = lazy
+        self._fds = fds
         self._name = name
         self._path = path
         self.sessions: list[ExecSession] = []
@@ -124,6 +130,7 @@ class RestorePlan:
         stdio: Stdio,
         create_init: Callable[[RestoreStub], InitProcess],
         progress: Progress = no_progress,
+        directory: Path,
     ) -> InitProcess:
         """Build the container's init and rebuild the saved tasks around it, frozen.
 
@@ -133,6 +140,7 @@ class RestorePlan:
             stdio: What stands in for the standard streams that came from outside.
             create_init: Makes the sandbox around the given stub.
             progress: Told about memory.
+            directory: The new container's.
 
         Raises:
             RestoreError, RefusedError, ImageError: It failed; the caller destroys what was made.
@@ -160,16 +168,42 @@ class RestorePlan:
                     make_session = partial(self._make_session, init, cgroups, stub)
                     try:
                         streams = (stdio[0], stdio[1], stdio[2])
-                        restore.build(init, streams, cgroups, make_session, progress)
+                        around = self._surroundings(init, cgroups, directory)
+                        restore.build(init, streams, cgroups, make_session, progress, around)
                         restore.release(cgroups)
                     except BaseException:
                         init.kill()
+                        if self._lazy:
+                            require_memory(directory)  # that it could not be filled says more
                         raise
                 finally:
                     os.close(stub.channel_fd)
         for warning in restore.report.warnings:
             log.warning("%s: %s", self._name, warning)
         return init
+
+    def _surroundings(
+        self, init: InitProcess, cgroups: Cgroups, directory: Path
+    ) -> Surroundings | None:
+        if not self._lazy:
+            return None
+        from runtime.building import MONITOR_LOG
+        from runtime.engine.lazy.process import Surroundings
+
+        process = ProcessRef.of(init.pid)
+
+        def alive() -> bool:
+            return process.alive() or bool(cgroups.pids())
+
+        return Surroundings(
+            log_path=directory / MONITOR_LOG,
+            settle=self._settle,
+            fds=self._fds,
+            started=partial(note_pager, directory),
+            record=partial(note_failure, directory),
+            kill=cgroups.kill_all,
+            alive=alive,
+        )
 
     def _make_session(
         self, init: InitProcess, cgroups: Cgroups, stub: RestoreStub, ns_pid: int
@@ -225,6 +259,19 @@ def plan_restore(
         spec = load_spec(bundle).raw
     source = open_image(path)
     try:
+        if options is not None and options.lazy:
+            from formats.random_access import RandomAccessReader
+
+            return plan_from_reader(
+                RandomAccessReader(source),
+                source,
+                bundle,
+                spec=spec,
+                name=cid,
+                image=str(path),
+                options=options,
+                fds=[source.fileno()],
+            )
         return plan_from_source(
             source, bundle, spec=spec, name=cid, image=str(path), options=options
         )
@@ -270,6 +317,7 @@ def plan_from_reader(
     image: str = "",
     options: RestoreOptions | None = None,
     settle: Callable[[], None] = _nothing,
+    fds: Sequence[int] = (),
 ) -> RestorePlan:
     """As plan_from_source, for whoever has an ImageReader of another kind.
 
@@ -279,11 +327,21 @@ def plan_from_reader(
         bundle, spec, name, image, options: As for plan_from_source.
         settle: Called before the sandbox is made. No thread may run after it until contents are
             asked for again.
+        fds: What reading contents later needs open.
     """
-    restore = Restore(reader, name, options or RestoreOptions())
+    options = options or RestoreOptions()
+    restore = Restore(reader, name, options)
     restore.check_host()
     return RestorePlan(
-        restore, source, bundle=bundle, spec=spec, name=name, path=image, settle=settle
+        restore,
+        source,
+        bundle=bundle,
+        spec=spec,
+        name=name,
+        path=image,
+        settle=settle,
+        lazy=options.lazy,
+        fds=fds,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -37,6 +38,7 @@ class CreateOptions:
     overlay: bool
     restore: Path | None
     no_monitor: bool
+    lazy: bool = False
     give: RestoreOptions | None = None
     verify_keys: tuple[bytes, ...] = ()  # one of these must have signed the snapshot
     snapshot: tuple[Place, str] | None = None  # a store and what is to be restored from it
@@ -70,6 +72,12 @@ _OPTIONS = (
         "--restore",
         type=click.Path(dir_okay=False, path_type=Path),
         help="Put the program of this state file into the container.",
+    ),
+    click.option(
+        "--lazy",
+        is_flag=True,
+        help="With --restore: the program waits for a page of its memory when it needs it, instead "
+        "of for all of them.",
     ),
     click.option(
         "--no-monitor",
@@ -115,10 +123,12 @@ def request_from(
     _check_preserved(options.preserve_fds)
     bundle = (options.bundle or Path.cwd()).absolute()
     plan = None
+    if options.lazy and options.restore is None and options.snapshot is None:
+        raise ContainerError("--lazy needs an image to restore", reason="unsupported-option")
     if options.restore is not None:
         from runtime.restore_container import plan_restore
 
-        plan = plan_restore(options.restore, options.bundle, cid, options.give)
+        plan = plan_restore(options.restore, options.bundle, cid, _given(options))
     elif options.snapshot is not None:
         plan = _plan_snapshot(options.snapshot, options, cid)
     if plan is not None:
@@ -152,6 +162,12 @@ def request_from(
         )
 
 
+def _given(options: CreateOptions) -> RestoreOptions:
+    from runtime.engine.api import RestoreOptions
+
+    return dataclasses.replace(options.give or RestoreOptions(), lazy=options.lazy)
+
+
 def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: str) -> RestorePlan:
     from migrate.cli.store_options import opened
     from migrate.store.carrier import plan_snapshot_restore
@@ -165,7 +181,7 @@ def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: st
             found.snapshot_id,
             options.bundle,
             cid,
-            options.give,
+            _given(options),
             verify_keys=options.verify_keys,
         )
 

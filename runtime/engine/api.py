@@ -86,12 +86,14 @@ class RestoreOptions:
         inherit_fds: Descriptors of ours that stand for external things, by their key.
         external: What of this host stands for external things: a file or directory by the key of
             a mount; the name of an interface by ``veth[LINK]``, ``macvlan[LINK]`` and the like.
+        lazy: Let the program go on before its memory is there.
     """
 
     tcp_close: bool = False
     shell_job: bool = False
     inherit_fds: Mapping[str, int] = field(default_factory=dict)
     external: Mapping[str, str] = field(default_factory=dict)
+    lazy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +162,7 @@ class RestoreReport:
     tasks: int = 0
     processes: int = 0
     memory_bytes: int = 0
+    later_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 

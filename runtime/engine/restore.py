@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from formats.records.cgroups import Cgroup, CgroupNamespace
 from formats.records.codec import Record
@@ -68,7 +68,7 @@ from runtime.engine.restore_memory import (
     finish_address_space,
     map_address_space,
 )
-from runtime.engine.restore_stream import ChunkStream
+from runtime.engine.restore_stream import ChunkStream, plain_of
 from runtime.engine.restore_threads import RestoredProcess
 from runtime.engine.restore_tree import INIT, ProcessTree, end_task
 from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
@@ -80,6 +80,9 @@ from runtime.kernel.fsids import making_files_as
 from runtime.kernel.mountinfo import read_mounts
 from runtime.kernel.nft import PacketLock
 from runtime.kernel.shmem import write_mapped
+
+if TYPE_CHECKING:
+    from runtime.engine.lazy.process import Surroundings
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +119,7 @@ class Restore:
         self._channel: socket.socket | None = None
         self._packet_lock: PacketLock | None = None
         self._at_end = contextlib.ExitStack()
+        self._written = 0
 
     def __enter__(self) -> Self:
         return self
@@ -237,6 +241,7 @@ class Restore:
         cgroups: Freezer,
         make_session: Callable[[int], Init],
         progress: Progress = no_progress,
+        around: Surroundings | None = None,
     ) -> None:
         """Rebuild every task around the sandbox's init; afterwards all of them are stopped.
 
@@ -247,6 +252,7 @@ class Restore:
             make_session: Brings a further process into the sandbox, under the given pid inside; it
                 is blocked there as the init is.
             progress: Told about memory.
+            around: For the pager, if memory is to come later; else all of it is there now.
 
         Raises:
             RestoreError: The kernel refused a step, or the image contradicts itself. The caller
@@ -256,7 +262,7 @@ class Restore:
         began = time.monotonic_ns()
         gc.disable()  # a sea of records that are all needed, looked through again and again
         try:
-            self._build(init, stdio, cgroups, make_session, progress)
+            self._build(init, stdio, cgroups, make_session, progress, around)
         except CallFailedError as exc:
             raise RestoreError(f"{self._cid}: {exc.strerror}") from exc
         finally:
@@ -277,6 +283,7 @@ class Restore:
         own: Freezer,
         make_session: Callable[[int], Init],
         progress: Progress,
+        around: Surroundings | None,
     ) -> None:
         began = time.monotonic_ns()
         records = self._records.all_of(Process)
@@ -359,8 +366,11 @@ class Restore:
         writer = MemoryWriter(
             {mm_id: (self._space(p), p.leader.tid) for mm_id, p in self._owners.items()}
         )
-        self._load_contents(files, writer, progress)
+        put = self._content_writer(files, writer, progress)
+        waiting = self._load_contents(put, lazily=around is not None)
         inheritance.copy_rest(writer)
+        if around is not None and waiting:
+            self._fill_later(waiting, put, around)
         for process in self._owners.values():
             finish_address_space(process.leader, self._space(process), hole)
         completion = Completion(files, self._processes, namespaces, self._host, hole)
@@ -517,16 +527,14 @@ class Restore:
                 reason="image-inconsistent",
             ) from None
 
-    def _load_contents(
+    def _content_writer(
         self, files: RestoredFiles, writer: MemoryWriter, progress: Progress
-    ) -> None:
-        began = time.monotonic_ns()
+    ) -> Callable[[Chunk, memoryview], None]:
+        """What puts a chunk where it belongs; called in several threads."""
         objects = self._content_files(files)
         huge = {s.object_id for s in self._records.all_of(SharedMemory) if s.huge_page_size}
-        done = 0
 
         def put(chunk: Chunk, data: memoryview) -> None:
-            nonlocal done
             if writer.owns(chunk.object_id):
                 writer.write(chunk, data)
             elif chunk.object_id in huge:
@@ -538,12 +546,56 @@ class Restore:
                     f"the image holds content of object {chunk.object_id}, which it never names",
                     reason="image-inconsistent",
                 )
-            done += len(data)
-            progress("memory", done, 0)
+            self._written += len(data)
+            progress("memory", self._written, 0)
 
-        self._stream.rest(put)
-        self.report.memory_bytes = self._stream.early_bytes + done
+        return put
+
+    def _load_contents(
+        self, put: Callable[[Chunk, memoryview], None], *, lazily: bool
+    ) -> list[Chunk]:
+        """Fill memory; returns the chunks that may come later."""
+        began = time.monotonic_ns()
+        waiting: list[Chunk] = []
+        if lazily:
+            from runtime.engine.lazy.deferral import Deferral
+
+            deferral = Deferral(self._spaces, self._records.all_of(Process))
+            waiting = self._stream.rest_but(put, deferral)
+        else:
+            self._stream.rest(put)
+        self.report.memory_bytes = self._stream.early_bytes + self._written
         self.report.memory_ns = time.monotonic_ns() - began
+        return waiting
+
+    def _fill_later(
+        self,
+        waiting: list[Chunk],
+        put: Callable[[Chunk, memoryview], None],
+        around: Surroundings,
+    ) -> None:
+        """Have the pager fill what may come later, from now on."""
+        from runtime.engine.lazy.deferral import register_space
+        from runtime.engine.lazy.image_source import ImageSource
+        from runtime.engine.lazy.process import start_pager
+
+        assert self._channel is not None
+        source = ImageSource(waiting, fds=around.fds)
+        served: list[tuple[int, int]] = []
+        for mm_id in source.objects():
+            process = self._owners[mm_id]
+            runs = source.runs(mm_id)
+            fd = register_space(process.leader, self._channel, self._space(process), runs)
+            if fd is not None:
+                served.append((fd, mm_id))
+                self.report.later_bytes += sum(end - start for start, end in runs)
+                continue
+            log.warning("pid %d: its memory cannot come later", process.record.pid)
+            for chunk in waiting:
+                if chunk.object_id == mm_id:
+                    put(chunk, plain_of(chunk))
+        if served:
+            start_pager(source, served, around)
 
     def _content_files(self, files: RestoredFiles) -> dict[int, int]:
         return {
