@@ -34,6 +34,7 @@ from runtime.worker import run_in_worker
 if TYPE_CHECKING:
     from formats.statefile import ImageWriter, StateFile
     from runtime.container import Container
+    from runtime.engine.precopy import PreCopy
 
 
 class Carrier(Protocol):
@@ -210,12 +211,13 @@ def dumping(
     hold: NetworkHold,
     *,
     goes_on: bool = False,
+    precopy: PreCopy | None = None,
 ) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
     The caller holds the operation lock and runs in a process that nobody kills lightly. On the
     way out the container goes on unless the block has killed it or it was paused before. *hold* is
-    the caller's, for it may outlast the block.
+    the caller's, for it may outlast the block. *precopy* has sent memory before.
 
     Raises:
         RefusedError, CheckpointError, ImageWriteError: As engine.dump.dumped.
@@ -225,7 +227,7 @@ def dumping(
     target = dump_target(container, options, hold)
     with (
         freeze_lease(container.directory),
-        dumped(target, writer, progress, goes_on=goes_on) as report,
+        dumped(target, writer, progress, goes_on=goes_on, precopy=precopy) as report,
     ):
         yield report
 

@@ -31,6 +31,7 @@ from runtime.sandbox.restore_stub import RestoreStub
 
 if TYPE_CHECKING:
     from runtime.engine.lazy.process import Surroundings
+    from runtime.engine.staging import StagedMemory
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
     from runtime.sandbox.enter import StubProcess
@@ -56,6 +57,33 @@ class ImageSource(Closable, Protocol):
 
     def readinto(self, buffer: memoryview, /) -> int | None:
         """Fill *buffer* or a part of it; the count of bytes, 0 at the end."""
+
+
+class Restoring(Protocol):
+    """What whoever makes a container asks of what shall be in it."""
+
+    @property
+    def hash_seed(self) -> str:
+        """Of the saved overlay's own file system; empty if it had none."""
+
+    @property
+    def sessions(self) -> list[ExecSession]:
+        """What exec had brought in, once it is built again."""
+
+    def origin(self) -> dict[str, Any]:
+        """Where the container comes from, for its record."""
+
+    def build(
+        self,
+        *,
+        overlay: Overlay | None,
+        cgroups: Cgroups,
+        stdio: Stdio,
+        create_init: Callable[[RestoreStub], InitProcess],
+        progress: Progress = no_progress,
+        directory: Path,
+    ) -> InitProcess:
+        """Build the init and the saved tasks around it, frozen; see `RestorePlan.build`."""
 
 
 class RestorePlan:
@@ -88,12 +116,9 @@ class RestorePlan:
         saved = image.spec if isinstance(image.spec, dict) else {}
         self.differences: list[spec_diff.Difference] = []
         self.overlay = bool(metadata.get("overlay"))
-        self.hash_seed = _hash_seed(metadata.get("hash_seed"))
+        self.hash_seed = hash_seed_of(metadata.get("hash_seed"))
         if spec is None:
-            spec = _without_place(saved)
-            if spec.get("hostname") == image.container_id:
-                # It was named for its id, as `wherry do` does: so is the new one.
-                spec["hostname"] = name
+            spec = spec_for(saved, image.container_id, name)
         else:
             self.differences, refusals = spec_diff.judge(saved, spec)
             if refusals:
@@ -219,7 +244,7 @@ class RestorePlan:
         return process
 
 
-def _hash_seed(saved: Any) -> str:
+def hash_seed_of(saved: Any) -> str:
     """The seed of the saved overlay's file system, if it is one; the image may hold anything."""
     return saved if isinstance(saved, str) and re.fullmatch("[0-9a-f]{32}", saved) else ""
 
@@ -318,6 +343,7 @@ def plan_from_reader(
     options: RestoreOptions | None = None,
     settle: Callable[[], None] = _nothing,
     fds: Sequence[int] = (),
+    staged: StagedMemory | None = None,
 ) -> RestorePlan:
     """As plan_from_source, for whoever has an ImageReader of another kind.
 
@@ -328,9 +354,10 @@ def plan_from_reader(
         settle: Called before the sandbox is made. No thread may run after it until contents are
             asked for again.
         fds: What reading contents later needs open.
+        staged: What came in rounds before the image.
     """
     options = options or RestoreOptions()
-    restore = Restore(reader, name, options)
+    restore = Restore(reader, name, options, staged)
     restore.check_host()
     return RestorePlan(
         restore,
@@ -343,6 +370,24 @@ def plan_from_reader(
         lazy=options.lazy,
         fds=fds,
     )
+
+
+def spec_for(saved: dict[str, Any], saved_id: str, name: str) -> dict[str, Any]:
+    """A saved configuration for a new container.
+
+    Args:
+        saved: The configuration.
+        saved_id: Of the container that had it.
+        name: The new container's id.
+
+    Raises:
+        RefusedError: It joined namespaces by a path, which nobody can judge without a bundle.
+    """
+    spec = _without_place(saved)
+    if spec.get("hostname") == saved_id:
+        # It was named for its id, as `wherry do` does: so is the new one.
+        spec["hostname"] = name
+    return spec
 
 
 def _without_place(saved: dict[str, Any]) -> dict[str, Any]:

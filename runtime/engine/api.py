@@ -24,6 +24,9 @@ class Freezer(Protocol):
     def frozen(self) -> bool:
         """Whether the cgroup is frozen."""
 
+    def freeze(self, timeout_s: float = ...) -> None:
+        """Stop every task of the cgroup where it is; ContainerError when that takes too long."""
+
     def begin_freeze(self) -> None:
         """Stop every task of the cgroup, without waiting for all of them to have stopped."""
 
@@ -140,6 +143,7 @@ class DumpReport:
         tasks: Threads.
         processes: Processes, zombies included.
         memory_bytes: Private and shared memory that went into the image.
+        staged_bytes: Memory that is not in the image, since it was staged before.
     """
 
     freeze_ns: int = 0
@@ -149,6 +153,7 @@ class DumpReport:
     tasks: int = 0
     processes: int = 0
     memory_bytes: int = 0
+    staged_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 

@@ -9,6 +9,7 @@ from formats.statefile import Chunk, ImageReader
 from runtime.errors import RestoreError
 
 _THREADS = 2
+_ALONE = 128  # chunks
 
 
 class ChunkStream:
@@ -80,7 +81,7 @@ class ChunkStream:
         return waiting
 
     def rest(self, put: Callable[[Chunk, memoryview], None]) -> None:
-        """Hand on all that is left, in several threads, to the end of the image.
+        """Hand on all that is left to the end of the image, in several threads if it is much.
 
         Args:
             put: Called with each chunk and its plain bytes.
@@ -92,6 +93,9 @@ class ChunkStream:
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
             put(ahead, plain_of(ahead))
+        # For a few, as a live migration sends them at its end, threads take longer than the work.
+        for chunk in itertools.islice(self._chunks, _ALONE):
+            put(chunk, plain_of(chunk))
         self._reader.for_each_chunk(put)
         self._end()
 

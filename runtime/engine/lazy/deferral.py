@@ -19,6 +19,7 @@ from formats.statefile import CHUNK_SIZE, Chunk
 from runtime.engine.lazy.source import Range
 from runtime.engine.mappings import MAP_GROWSDOWN, MAP_LOCKED, MAP_PRIVATE
 from runtime.engine.new_task import NewTask
+from runtime.engine.ranges import common, gaps
 from runtime.engine.remote import Batch
 from runtime.kernel import missing_pages
 from runtime.kernel.pagemap import PAGE_SIZE
@@ -74,6 +75,13 @@ class Deferral:
         start, length = chunk.runs[-1]
         self._last[chunk.object_id] = start + length
         return True
+
+    def split(self, object_id: int, runs: Sequence[Range]) -> tuple[list[Range], list[Range]]:
+        """For content that is no chunk: what of it may come later, and what must be there."""
+        needed = sorted(self._needed.get(object_id, ()))
+        windows = [(at * CHUNK_SIZE, (at + 1) * CHUNK_SIZE) for at in needed]
+        may_wait = list(gaps(self._ranges.get(object_id, ()), windows))
+        return common(runs, may_wait), list(gaps(runs, may_wait))
 
     def _fits(self, object_id: int, start: int, length: int) -> bool:
         index = bisect_right(self._starts[object_id], start) - 1
