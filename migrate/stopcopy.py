@@ -1,4 +1,4 @@
-"""Stop-and-copy migration: freeze, stream, rebuild over there, hand over.
+"""Migration: memory in rounds if wanted, freeze, stream, rebuild over there, hand over.
 
 The image never lies on a disk: it goes from the frozen tasks through one pipe and one SSH channel
 into the fresh sandbox. What may fail does so before the commit, and then the container goes on here
@@ -11,7 +11,9 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,12 +42,15 @@ from migrate.messages import (
     Running,
     Wish,
 )
+from migrate.precopy import Mode, RoundLimits, RoundReport, send_rounds
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
 from migrate.remote import Conversation, Route, talk_to
+from migrate.transport import Buffer
 from runtime.checkpoint_container import require_checkpoint
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress, no_progress
+from runtime.engine.tracking import can_track
 from runtime.errors import RefusedError
 from runtime.filling import wait_until_filled
 from runtime.ids import validate_id
@@ -71,10 +76,18 @@ class MigrateReport:
         restore_ns: From the last byte sent to the word that the container stands there, frozen.
         thaw_ns: From that to the word that it runs: both sides' durable decisions, and the thaw.
         memory_bytes: Memory of the tasks that went along.
-        sent_bytes: Bytes of the image as they travelled.
+        sent_bytes: Bytes that travelled, those of rounds included.
         processes: Processes, zombies included.
         tasks: Threads.
         warnings: What was not preserved.
+        mode: How its memory travelled.
+        total_ns: From the offer to the word that it runs there.
+        rounds: The rounds of pre-copy, in the order in which they were sent.
+        rounds_ended: Why there was no further one; empty without any.
+        expected_ns: How long what the rounds have left was expected to travel.
+        staged_bytes: The part of memory_bytes that had come in rounds and was still right.
+        last_bytes: The other part, which travelled in the downtime.
+        last_sent_bytes: Bytes that travelled in the downtime.
     """
 
     container_id: str
@@ -90,10 +103,24 @@ class MigrateReport:
     processes: int = 0
     tasks: int = 0
     warnings: tuple[str, ...] = ()
+    mode: Mode = Mode.STOP
+    total_ns: int = 0
+    rounds: list[RoundReport] = field(default_factory=list)
+    rounds_ended: str = ""
+    expected_ns: int = 0
+    staged_bytes: int = 0
+    last_bytes: int = 0
+    last_sent_bytes: int = 0
+
+    @property
+    def compression(self) -> float:
+        """Bytes of memory for each byte that travelled."""
+        in_rounds = sum(report.memory_bytes for report in self.rounds)
+        return (in_rounds + self.last_bytes) / max(self.sent_bytes, 1)
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return asdict(self)
+        return {**asdict(self), "compression": self.compression}
 
 
 def migrate(
@@ -106,6 +133,8 @@ def migrate(
     progress: Progress = no_progress,
     ask: Ask | None = None,
     options: CheckpointOptions | None = None,
+    mode: Mode | None = None,
+    limits: RoundLimits | None = None,
 ) -> MigrateReport:
     """Move a running container to another host.
 
@@ -119,6 +148,8 @@ def migrate(
         progress: Called while it works.
         ask: For passphrases and passwords.
         options: What may be saved although the program, or a peer outside, may notice.
+        mode: How its memory is to travel; None for the best that both hosts can do.
+        limits: Of the rounds of pre-copy.
 
     Raises:
         RefusedError: It cannot be moved, and every reason why; nothing was touched.
@@ -129,16 +160,37 @@ def migrate(
         validate_id(rename)
     _require_movable(container)
     report = MigrateReport(rename or container.id, str(route.destination))
+    if mode is not Mode.STOP:
+        why_not = can_track()
+        if why_not:
+            mode = _without_tracking(mode, report, why_not)
     # The worker is forked first, while this process has no threads.
     with (
         DumpWorker(container, options or CheckpointOptions()) as worker,
         talk_to(route, ask) as far,
     ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
-        _offer(far, container, intent)
+        began = time.monotonic_ns()
+        if mode is not Mode.STOP and "precopy" not in far.hello.features:
+            why_not = f"wherry {far.hello.wherry} on {route.destination} cannot take rounds in"
+            mode = _without_tracking(mode, report, why_not)
+        report.mode = mode or Mode.PRECOPY
+        _offer(far, container, intent, rounds=report.mode is Mode.PRECOPY)
         handover = _Handover(container, intent, far, worker, report, ask)
-        handover.run(bytes_per_s, progress, retry_for_s)
+        handover.run(bytes_per_s, progress, retry_for_s, limits or RoundLimits())
+        report.total_ns = time.monotonic_ns() - began
     return report
+
+
+def _without_tracking(wanted: Mode | None, report: MigrateReport, why_not: str) -> Mode:
+    """What to do when there can be no rounds: as well without, unless they were asked for."""
+    if wanted is Mode.PRECOPY:
+        raise MigrateError(
+            f"{report.container_id}: no pre-copy: {why_not}; use --mode stop",
+            reason="no-write-tracking",
+        )
+    report.warnings = (*report.warnings, f"migrated without pre-copy: {why_not}")
+    return Mode.STOP
 
 
 def _require_movable(container: Container) -> None:
@@ -155,7 +207,7 @@ def _require_movable(container: Container) -> None:
     require_checkpoint(container, status)
 
 
-def _offer(far: Conversation, container: Container, intent: Intent) -> None:
+def _offer(far: Conversation, container: Container, intent: Intent, *, rounds: bool) -> None:
     if "container-stream" not in far.hello.features:
         raise MigrateError(
             f"wherry {far.hello.wherry} on {intent.route.destination} cannot receive containers",
@@ -170,6 +222,9 @@ def _offer(far: Conversation, container: Container, intent: Intent) -> None:
             bundle=metadata.bundle,
             spec=metadata.spec,
             memory_bytes=_memory_of(container.cgroups.pids()),
+            rounds=rounds,
+            overlay=metadata.overlay is not None,
+            hash_seed=str((metadata.overlay or {}).get("hash_seed", "")),
         )
     )
     answer = far.peer.receive_any(Ready, Refuse)
@@ -209,32 +264,49 @@ class _Handover:
         self._report = report
         self._ask = ask
 
-    def run(self, bytes_per_s: float | None, progress: Progress, retry_for_s: float) -> None:
+    def run(
+        self,
+        bytes_per_s: float | None,
+        progress: Progress,
+        retry_for_s: float,
+        limits: RoundLimits,
+    ) -> None:
         """From the freeze to the end of ours, or back to where we were."""
         with self._container.operation() as status:
             try:
                 require_status(self._container.id, status, "migrate", Status.RUNNING)
+                if self._report.mode is Mode.PRECOPY:
+                    self._send_rounds(bytes_per_s, progress, limits)
                 self._stream(bytes_per_s, progress)
                 decide(self._container, self._intent)
             except BaseException as exc:
                 self._give_up(exc)
                 raise
-            # Ownership is open from here on; the worker finds so in the record, and only the
+            # Ownership is open from here on; the worker will find so in the record, and only the
             # destination's answer closes it.
-            self._worker.end()
         if self._commit(retry_for_s):
             give_away(self._container)
             # Without this word the destination forgets by itself in time.
             with contextlib.suppress(TransportError):
                 self._far.peer.send(Done(self._intent.token))
 
+    def _send_rounds(
+        self, bytes_per_s: float | None, progress: Progress, limits: RoundLimits
+    ) -> None:
+        rounds = send_rounds(
+            self._worker, self._far.peer, limits, partial(_limited, bytes_per_s), progress
+        )
+        self._report.rounds = rounds.reports
+        self._report.rounds_ended = str(rounds.ended)
+        self._report.expected_ns = rounds.expected_ns
+
     def _stream(self, bytes_per_s: float | None, progress: Progress) -> None:
         peer, report = self._far.peer, self._report
         sink = DataSink(peer)
-        write = sink.write if bytes_per_s is None else RateLimit(sink.write, bytes_per_s).write
+        write = _limited(bytes_per_s, sink.write)
         with peer.explaining():
-            dumped = self._worker.dump(write, progress)
-            report.sent_bytes = sink.finish()
+            dumped = self._worker.dump(write, progress, sink.flush)
+            report.last_sent_bytes = sink.finish()
         sent = time.monotonic_ns()
         prepared = peer.receive(Prepared)
         self._began = int(dumped["began_ns"])
@@ -243,9 +315,12 @@ class _Handover:
         report.dump_ns = int(dumped["collect_ns"]) + int(dumped["write_ns"])
         report.transfer_ns = sent - self._began - report.freeze_ns
         report.restore_ns = self._prepared - sent
-        report.memory_bytes = int(dumped["memory_bytes"])
+        report.last_bytes = int(dumped["memory_bytes"])
+        report.staged_bytes = int(dumped["staged_bytes"])
+        report.memory_bytes = report.last_bytes + report.staged_bytes
+        report.sent_bytes = report.last_sent_bytes + sum(one.sent_bytes for one in report.rounds)
         report.processes, report.tasks = int(dumped["processes"]), int(dumped["tasks"])
-        report.warnings = (*dumped.get("warnings", ()), *prepared.warnings)
+        report.warnings += (*dumped.get("warnings", ()), *prepared.warnings)
 
     def _give_up(self, exc: BaseException) -> None:
         """Before the commit: thaw ours at once, then see that nothing stays over there."""
@@ -289,6 +364,7 @@ class _Handover:
             peer.send(Commit(intent.token))
             peer.receive(Running)
         except MigrateError as exc:
+            self._worker.end()
             # Whatever it said or did not say: whether it is ours again, only its book can tell.
             self._settle(retry_for_s, exc)
             return False
@@ -303,6 +379,8 @@ class _Handover:
         ended = time.monotonic_ns()
         self._report.thaw_ns = ended - self._prepared
         self._report.downtime_ns = ended - self._began
+        # Not before: what it holds takes a while to be given back.
+        self._worker.end()
         log.info("%s: runs on %s", container.id, intent.route.destination)
         return True
 
@@ -320,6 +398,12 @@ class _Handover:
             f" it back ({words}); it goes on here",
             reason="start-failed",
         ) from cause
+
+
+def _limited(
+    bytes_per_s: float | None, write: Callable[[Buffer], object]
+) -> Callable[[Buffer], object]:
+    return write if bytes_per_s is None else RateLimit(write, bytes_per_s).write
 
 
 def _first_line(exc: BaseException) -> str:

@@ -90,6 +90,7 @@ def _sample(cls: type[Any]) -> Any:
         int: 7,
         str: "x",
         bool: True,
+        bytes: b"x",
         Phase: Phase.PREPARED,
         Wish: Wish.FINISH,
         tuple[int, ...]: (1, 2),
