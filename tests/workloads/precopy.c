@@ -24,6 +24,7 @@ struct busy {
     uint64_t version, content[PAGE / 8 - 1];
 };
 static struct busy *busy;
+static uint64_t busy_versions[BUSY_PAGES]; /* elsewhere, so that an old page does not fit */
 
 static void *write_all_the_time(void *unused)
 {
@@ -32,8 +33,14 @@ static void *write_all_the_time(void *unused)
     while (!enough) {
         state ^= state << 13, state ^= state >> 7, state ^= state << 17;
         struct busy *page = busy + state % BUSY_PAGES;
+        uint64_t known = busy_versions[page - busy];
+        CHECK(page->version == known, "busy page %td is old", page - busy);
+        CHECK(!known || filled(page->content, sizeof page->content,
+                               known + (uint64_t)(page - busy) * 1000003),
+              "busy page %td is torn", page - busy);
         page->version++;
         fill(page->content, sizeof page->content, page->version + (uint64_t)(page - busy) * 1000003);
+        busy_versions[page - busy] = page->version;
         if (state % 64 == 0)
             sched_yield();
     }
@@ -241,6 +248,8 @@ int main(int argc, char **argv)
     }
     enough = true;
     CHECK(pthread_join(writer, NULL) == 0, "pthread_join");
+    for (size_t page = 0; page < BUSY_PAGES; page++)
+        CHECK(busy[page].version == busy_versions[page], "busy page %zu is old", page);
     for (size_t page = 0; page < BUSY_PAGES; page++)
         CHECK(!busy[page].version || filled(busy[page].content, sizeof busy->content,
                                             busy[page].version + page * 1000003),
