@@ -261,6 +261,16 @@ class ExternalImageReader(ImageReader):
         self._window.clear()
         yield from self._metas
 
+    def references(self) -> Iterator[Chunk]:
+        metas: list[ChunkMeta] = []
+        for meta in self.for_each_meta():
+            if metas and not _follows(metas, meta):
+                yield ExternalChunk(metas, self._chunk_source)
+                metas = []
+            metas.append(meta)
+        if metas:
+            yield ExternalChunk(metas, self._chunk_source)
+
     def chunks(self) -> Iterator[Chunk]:
         """As ImageReader's. No thread is started: a process without threads may do more."""
         while (chunk := self._next_external(background=False)) is not None:

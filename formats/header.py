@@ -41,9 +41,11 @@ INCOMPATIBLE: dict[int, str] = {}
 RESERVED_INCOMPATIBLE: dict[int, str] = {
     0: "encryption",  # bodies are sealed; needs a key
     1: "external-chunks",  # contents are in a store, not in this file
+    2: "staged-memory",  # a part of the contents came before, in other images
 }
 
 EXTERNAL_CHUNKS = 1 << 1  # formats.external reads and writes such images
+STAGED_MEMORY = 1 << 2  # formats.staged reads and writes such images
 
 _FIXED = struct.Struct("<8sHH4xQQ24x")
 _WORDS = slice(32, 56)

@@ -7,12 +7,21 @@ is and what its bytes must be.
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterator
 from io import BufferedReader, BytesIO, FileIO
 
 from formats.errors import ImageCorruptError
 from formats.frames import FrameReader, FrameType, Head, unpack_head
-from formats.manifest import END_SIZE, ImageSummary, IndexEntry, for_each_entry, unpack_end
+from formats.limits import MAX_INDEX_SIZE
+from formats.manifest import (
+    END_SIZE,
+    ImageSummary,
+    IndexEntry,
+    for_each_entry,
+    for_each_raw_entry,
+    unpack_end,
+)
 
 
 class ImageIndex:
@@ -43,6 +52,23 @@ class ImageIndex:
 
     def for_each_entry(self) -> Iterator[IndexEntry]:
         """The chunks in stream order; ImageCorruptError when the index is damaged."""
+        for plain in self._for_each_block():
+            yield from for_each_entry(plain)
+
+    def for_each_raw_entry(self) -> Iterator[tuple[int, bytes]]:
+        """The same as file offset, and head with meta, unchecked.
+
+        The blocks are read at once: what happens to the source's position later does not matter.
+        """
+        blocks, size = [], 0
+        for plain in self._for_each_block():
+            size += len(plain)
+            if size > MAX_INDEX_SIZE:
+                raise ImageCorruptError(f"an index of more than {MAX_INDEX_SIZE} bytes")
+            blocks.append(plain)
+        return itertools.chain.from_iterable(map(for_each_raw_entry, blocks))
+
+    def _for_each_block(self) -> Iterator[bytes | bytearray]:
         self._source.seek(self.summary.index_position)
         frames = FrameReader(
             self._source, self.summary.index_position, sequence=self._first_sequence
@@ -51,7 +77,7 @@ class ImageIndex:
             frame = frames.next_frame()
             if frame.head.type != FrameType.INDEX:
                 raise ImageCorruptError(f"frame {frame.head.sequence} is no index")
-            yield from for_each_entry(frames.read_plain(frame))
+            yield frames.read_plain(frame)
 
     def _read_end(self, size: int) -> tuple[Head, bytes]:
         position = self._source.seek(size - END_SIZE)

@@ -157,6 +157,15 @@ def entry_of(frame: Frame) -> bytes:
 
 def for_each_entry(plain: bytes | bytearray) -> Iterator[IndexEntry]:
     """The entries of one index block; ImageCorruptError when it is malformed."""
+    for position, raw in for_each_raw_entry(plain):
+        head, meta = unpack_head(raw)
+        if head.type != FrameType.CHUNK:
+            raise ImageCorruptError(f"the index names frame {head.sequence}, which is no chunk")
+        yield IndexEntry(position, head, unpack_meta(meta, head.plain_size))
+
+
+def for_each_raw_entry(plain: bytes | bytearray) -> Iterator[tuple[int, bytes]]:
+    """As for_each_entry: file offsets, and heads with metas as they stand there, unchecked."""
     at = 0
     while at < len(plain):
         head_at = at + _POSITION.size
@@ -167,8 +176,5 @@ def for_each_entry(plain: bytes | bytearray) -> Iterator[IndexEntry]:
         end = head_at + HEAD_SIZE + meta_size
         if meta_size > MAX_META_SIZE or end > len(plain):
             raise ImageCorruptError("the index ends inside an entry")
-        head, meta = unpack_head(bytes(plain[head_at:end]))
-        if head.type != FrameType.CHUNK:
-            raise ImageCorruptError(f"the index names frame {head.sequence}, which is no chunk")
-        yield IndexEntry(position, head, unpack_meta(meta, head.plain_size))
+        yield position, bytes(plain[head_at:end])
         at = end

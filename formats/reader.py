@@ -129,6 +129,14 @@ class ImageReader:
                 chunk = _chunk_of(frame, body)
             yield chunk
 
+    def references(self) -> Iterator[Chunk]:
+        """The chunks that are left, for those who want few of them, or want them later.
+
+        A reader that can seek gives chunks whose bytes are read when they are unpacked, in any
+        order, as long as the source is open. A stream cannot: there each has its bytes with it.
+        """
+        return self.chunks()
+
     def for_each_chunk(
         self,
         consume: Callable[[Chunk, memoryview], None],

@@ -7,9 +7,12 @@ is gone, the worker looks into the container's record. If that says that the con
 away (handover.py), it stays frozen; else it is thawed. Should the worker itself be killed, the
 monitor does the same (its lease, monitor.py).
 
-Conversation over a socket pair, as JSON lines: the command says ``dump``, later ``end``; the worker
-says ``taps`` (with the descriptors of what takes down frames for the container), ``progress``, and
-``dumped`` or ``error``.
+Before that it may be asked for rounds of pre-copy, for which the container is not frozen but for a
+moment. What tracks the writes is held by the worker alone, so it ends with it, whatever happens.
+
+Conversation over a socket pair, as JSON lines: the command says ``round`` or ``left`` as often as
+it likes, then ``dump``, and hangs up; the worker says ``progress``, ``taps`` (with the descriptors
+of what takes down frames for the container), and ``done`` or ``error``.
 """
 
 from __future__ import annotations
@@ -28,12 +31,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from formats.staged import StagedImageWriter
 from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
 from runtime.container import Container
-from runtime.engine.api import CheckpointOptions, Progress
+from runtime.engine.api import CheckpointOptions, Progress, no_progress
 from runtime.engine.dump import PASSING
 from runtime.engine.network_hold import NetworkHold, owns_network
 from runtime.error_report import error_from_json, error_to_json
@@ -44,11 +48,17 @@ from runtime.kernel.frames import FrameTap
 from runtime.line_socket import LineSocket
 from runtime.metadata import HANDOVER, NETWORK_HOLD, read_metadata, update_metadata
 from runtime.outlets import outlets
+from runtime.sandbox.cgroups.throttle import Setting, throttle, unthrottle
+
+if TYPE_CHECKING:
+    from runtime.engine.precopy import PreCopy
 
 log = logging.getLogger(__name__)
 
 F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
 PIPE_SIZE = 1 << 20
+SMALL = 1 << 20
+GATHER_BYTES, GATHER_S = 64 << 10, 0.002
 _PROGRESS_INTERVAL_S = 0.1
 
 
@@ -82,6 +92,7 @@ class DumpWorker:
         self._line = ours
         self.taps: list[FrameTap] = []
         """What takes down frames that come for the frozen container; closed at our end."""
+        self._before: list[Setting] = []  # to end a throttling by
 
     def __enter__(self) -> DumpWorker:
         return self
@@ -112,8 +123,11 @@ class DumpWorker:
             except Interrupted:
                 continue  # it is on its way; without it the workload might stay frozen
         self._pid = 0
+        unthrottle(self._before)  # in case that it was killed
 
-    def dump(self, send: Callable[[bytes], object], progress: Progress) -> dict[str, Any]:
+    def dump(
+        self, send: Callable[[bytes], object], progress: Progress, idle: Callable[[], object]
+    ) -> dict[str, Any]:
         """Freeze and dump; returns when the image's last byte has been passed to *send*.
 
         The container stays frozen.
@@ -121,6 +135,7 @@ class DumpWorker:
         Args:
             send: Gets the image piece by piece.
             progress: As the engine reports it.
+            idle: Called when there is nothing to send for the moment.
 
         Returns:
             What `runtime.engine.api.DumpReport` holds, and ``began_ns``: CLOCK_MONOTONIC when the
@@ -130,24 +145,70 @@ class DumpWorker:
             RefusedError, CheckpointError: The container cannot be dumped, and goes on.
             MigrateError: What *send* raises.
         """
+        return self._do("dump", send, progress, idle)
+
+    def round(
+        self, send: Callable[[bytes], object], progress: Progress, idle: Callable[[], object]
+    ) -> dict[str, Any]:
+        """A round of pre-copy; returns when the last byte has been passed to *send*.
+
+        Args:
+            send: Gets the round's image piece by piece.
+            progress: As the engine reports it.
+            idle: Called when there is nothing to send for the moment.
+
+        Returns:
+            What `runtime.engine.precopy.Round` holds, and ``root``: the image's digest.
+
+        Raises:
+            RefusedError, CheckpointError: It could not be done; the container goes on.
+            MigrateError: What *send* raises.
+        """
+        return self._do("round", send, progress, idle)
+
+    def left(self) -> int:
+        """About how many bytes of memory would have to be sent now."""
+        return int(self._do("left", _no_data, no_progress, _nothing)["bytes"])
+
+    def throttle(self, share: float) -> None:
+        """Allow the container a part of all processors until the worker ends.
+
+        Raises:
+            ContainerError: Its cgroups cannot do that.
+        """
+        done = self._do("throttle", _no_data, no_progress, _nothing, share=share)
+        if not self._before:
+            self._before = [(str(path), str(value)) for path, value in done["before"]]
+
+    def _do(
+        self,
+        what: str,
+        send: Callable[[bytes], object],
+        progress: Progress,
+        idle: Callable[[], object],
+        **details: object,
+    ) -> dict[str, Any]:
         try:
-            self._line.send({"op": "dump"})
+            self._line.send({"op": what, **details})
         except (BrokenPipeError, ConnectionResetError) as exc:
             raise _killed() from exc
         report: dict[str, Any] | None = None
-        data_ended = False
+        came = 0
         with selectors.DefaultSelector() as selector:
             selector.register(self._data, selectors.EVENT_READ)
             selector.register(self._line, selectors.EVENT_READ)
-            while report is None or not data_ended:
-                for key, _events in selector.select():
+            while report is None or came < report["data_bytes"]:
+                ready = selector.select(0)
+                if not ready:
+                    idle()
+                    ready = selector.select()
+                for key, _events in ready:
                     if key.fd == self._data:
                         data = os.read(self._data, PIPE_SIZE)
-                        if data:
-                            send(data)
-                        else:
-                            data_ended = True
+                        if not data:  # what is wrong, the line says
                             selector.unregister(self._data)
+                        came += len(data)
+                        send(data)
                     else:
                         report = self._listen(progress) or report
         return report
@@ -167,11 +228,19 @@ class DumpWorker:
                     tap.close()
                 pairs = zip(fds, message["taps"], strict=True)
                 self.taps = [FrameTap.of_descriptor(fd, index) for fd, index in pairs]
-            elif "dumped" in message:
-                report = message["dumped"]
-        if not going_on and report is None:
+            elif "done" in message:
+                report = message["done"]
+        if not going_on:
             raise _killed()
         return report
+
+
+def _nothing() -> None:
+    pass
+
+
+def _no_data(data: bytes) -> None:
+    assert not data
 
 
 def _killed() -> ContainerError:
@@ -193,8 +262,8 @@ def _live(
     try:
         if os.getppid() != command:
             raise Interrupted(signal.SIGTERM)  # the command died before we asked to be told
-        if line.receive() is not None:
-            _dump_and_hold(container, line, data, options)
+        with contextlib.ExitStack() as held:
+            _Worker(container, line, Gathered(data), options, held).serve()
         status = 0
     except Interrupted as exc:
         status = 128 + exc.signum
@@ -207,21 +276,157 @@ def _live(
         os._exit(status)
 
 
-def _dump_and_hold(
-    container: Container, line: LineSocket, data: int, options: CheckpointOptions
-) -> None:
-    container.reload()
-    with freeze_lease(container.directory), NetworkHold() as hold:
-        try:
-            report = _dump(container, line, data, options, hold)
-            line.send({"dumped": report})
-            line.receive()  # until the command says so, or is gone
-        finally:
-            if _given_away(container.directory):
-                _leave_behind(container.directory, hold)
-            else:
+class Gathered:
+    """A pipe that small pieces go into together, so that its reader does not wake for each of them.
+
+    Attributes:
+        total: Bytes so far.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe = pipe
+        self._pending = bytearray()
+        self._since = time.monotonic()
+        self.total = 0
+
+    def write(self, data: bytes | bytearray | memoryview, /) -> int:
+        """Take all of *data*."""
+        self.total += len(data)
+        self._pending += data
+        if len(self._pending) >= GATHER_BYTES or time.monotonic() - self._since > GATHER_S:
+            self.flush()
+        return len(data)
+
+    def flush(self) -> None:
+        """Write all that was collected."""
+        rest = memoryview(self._pending)
+        while rest:
+            rest = rest[os.write(self._pipe, rest) :]
+        self._pending = bytearray()
+        self._since = time.monotonic()
+
+
+class _Worker:
+    """Does what the command asks for, until it has dumped."""
+
+    def __init__(
+        self,
+        container: Container,
+        line: LineSocket,
+        sink: Gathered,
+        options: CheckpointOptions,
+        held: contextlib.ExitStack,
+    ) -> None:
+        self._container = container
+        self._line = line
+        self._sink = sink
+        self._options = options
+        self._held = held
+        self._precopy: PreCopy | None = None
+        self._throttled = False
+        self._left = SMALL  # bytes, at the last look
+
+    def serve(self) -> None:
+        while (request := self._line.receive()) is not None:
+            sent = self._sink.total
+            match request["op"]:
+                case "dump":
+                    self._dump_and_hold()
+                    return
+                case "round":
+                    done = self._round()
+                case "left":
+                    assert self._precopy is not None
+                    self._left = self._precopy.left()
+                    done = {"bytes": self._left}
+                case "throttle":
+                    done = {"before": self._throttle(float(request["share"]))}
+                case other:
+                    raise AssertionError(other)
+            self._line.send({"done": {**done, "data_bytes": self._sink.total - sent}})
+
+    def _round(self) -> dict[str, Any]:
+        container = self._container
+        if self._precopy is None:
+            from runtime.engine.precopy import PreCopy
+
+            container.reload()
+            self._warm_up()
+            self._precopy = PreCopy(container.cgroups, container.id)
+            self._held.callback(self._precopy.close)
+        with freeze_lease(container.directory), ImageWriter(self._sink) as writer:
+            done = self._precopy.round(writer)
+            self._sink.flush()
+        if not container.cgroups.pids():
+            raise ContainerError(
+                f"{container.id}: it has ended while its memory was on its way",
+                reason="ended-meanwhile",
+            )
+        return {**dataclasses.asdict(done), "root": self._precopy.roots[-1].hex()}
+
+    def _warm_up(self) -> None:
+        """Do all that a dump begins with and that can be done before anything is frozen."""
+        from runtime.engine import dump, freeze
+        from runtime.kernel.restart_block import restart_blocks
+
+        dump.warm_up()
+        if freeze.has_sleepers(self._container.cgroups):
+            restart_blocks()
+
+    def _throttle(self, share: float) -> list[Setting]:
+        before = throttle(self._container.cgroups, share)
+        if not self._throttled:
+            self._throttled = True
+            self._held.callback(unthrottle, before)
+        return before
+
+    def _dump_and_hold(self) -> None:
+        container = self._container
+        container.reload()
+        self._warm_up()
+        with freeze_lease(container.directory), NetworkHold() as hold:
+            try:
+                sent = self._sink.total
+                report = self._dump(hold)
+                self._sink.flush()
+                self._line.send({"done": {**report, "data_bytes": self._sink.total - sent}})
+                self._line.receive()  # until the command says so, or is gone
+            finally:
+                if _given_away(container.directory):
+                    _leave_behind(container.directory, hold)
+                else:
+                    hold.release()
+                    container.cgroups.thaw()
+
+    def _dump(self, hold: NetworkHold) -> dict[str, Any]:
+        """Freeze and dump, again if what stands in the way is gone when the program goes on."""
+        deadline = time.monotonic() + self._options.timeout_s
+        writer_class = ImageWriter if self._precopy is None else StagedImageWriter
+        # For little memory, threads take longer than the work.
+        with writer_class(self._sink, workers=0 if self._left < SMALL else 2) as writer:
+            while True:
+                try:
+                    return self._try_to_dump(writer, hold)
+                except RefusedError as exc:
+                    passing = {refusal.reason for refusal in exc.refusals} <= PASSING
+                    if time.monotonic() > deadline or not passing:
+                        raise
                 hold.release()
-                container.cgroups.thaw()
+                self._container.cgroups.thaw()
+                time.sleep(0.01)
+
+    def _try_to_dump(self, writer: ImageWriter, hold: NetworkHold) -> dict[str, Any]:
+        container, options = self._container, self._options
+        began_ns = time.monotonic_ns()
+        _freeze(container, options.timeout_s)
+        freeze_ns = time.monotonic_ns() - began_ns
+        _hold_network(container, self._line, hold)
+        with dumping(
+            container, writer, _reporter(self._line), options, hold, precopy=self._precopy
+        ) as report:
+            pass  # the image is complete, and the container is still frozen when the block is left
+        report.freeze_ns += freeze_ns
+        return {**dataclasses.asdict(report), "began_ns": began_ns}
 
 
 def _hold_network(container: Container, line: LineSocket, hold: NetworkHold) -> None:
@@ -257,35 +462,6 @@ def _freeze(container: Container, timeout_s: float) -> None:
             container.cgroups.thaw()
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.01)
-
-
-def _dump(
-    container: Container,
-    line: LineSocket,
-    data: int,
-    options: CheckpointOptions,
-    hold: NetworkHold,
-) -> dict[str, Any]:
-    """Freeze and dump, again if what stands in the way is gone as soon as the program goes on."""
-    deadline = time.monotonic() + options.timeout_s
-    with os.fdopen(data, "wb", buffering=0) as sink, ImageWriter(sink) as writer:
-        while True:
-            began_ns = time.monotonic_ns()
-            _freeze(container, options.timeout_s)
-            freeze_ns = time.monotonic_ns() - began_ns
-            _hold_network(container, line, hold)
-            try:
-                # The image is complete when the block is left, and the container still frozen.
-                with dumping(container, writer, _reporter(line), options, hold) as report:
-                    pass
-                report.freeze_ns += freeze_ns
-                return {**dataclasses.asdict(report), "began_ns": began_ns}
-            except RefusedError as exc:
-                if time.monotonic() > deadline or not {r.reason for r in exc.refusals} <= PASSING:
-                    raise
-            hold.release()
-            container.cgroups.thaw()
             time.sleep(0.01)
 
 

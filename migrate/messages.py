@@ -15,7 +15,10 @@ from formats.records.codec import Json, Record, record
 PROTOCOL_VERSIONS = (1,)
 """Every version that this wherry speaks; both sides use the highest that both have."""
 
-FEATURES = ("container-stream", "dry-run", "file", "frames", "handover-query", "outside-links")
+FEATURES = (
+    *("container-stream", "dry-run", "file", "frames", "handover-query", "outside-links"),
+    *("precopy",),
+)
 """Abilities beyond the version, by name; a side uses only what both have named."""
 
 
@@ -128,6 +131,9 @@ class OfferContainer:
         time_ns: CLOCK_REALTIME at the source; 0 when unknown.
         accepted: Reason codes of what the user has looked at and accepts.
         dry_run: Only the answer is wanted.
+        rounds: Whether memory comes in rounds before the image; only with the feature ``precopy``.
+        overlay: With rounds: whether it has an overlay.
+        hash_seed: With rounds: of the overlay's own file system; empty for none.
     """
 
     token: str
@@ -141,6 +147,9 @@ class OfferContainer:
     time_ns: int = 0
     accepted: tuple[str, ...] = ()
     dry_run: bool = False
+    rounds: bool = False
+    overlay: bool = False
+    hash_seed: str = ""
 
 
 @record("migrate-ready")
@@ -188,6 +197,46 @@ class DataEnd:
     """No more data frames; *total_bytes* came in them."""
 
     total_bytes: int
+
+
+@record("migrate-round")
+@dataclass(frozen=True, slots=True)
+class Round:
+    """A round of pre-copy follows, as data.
+
+    Attributes:
+        number: From 1 on, one after the other.
+    """
+
+    number: int
+
+
+@record("migrate-round-staged")
+@dataclass(frozen=True, slots=True)
+class RoundStaged:
+    """A round has come, whole, and is kept.
+
+    Attributes:
+        number: Which one.
+        root: Root digest of its image.
+        staged_bytes: What all rounds so far occupy.
+    """
+
+    number: int
+    root: bytes
+    staged_bytes: int
+
+
+@record("migrate-rounds-end")
+@dataclass(frozen=True, slots=True)
+class RoundsEnd:
+    """No further round: the container is frozen, and its image follows, as data.
+
+    Attributes:
+        rounds: How many there were.
+    """
+
+    rounds: int
 
 
 @record("migrate-stored")
@@ -321,5 +370,5 @@ class Done:
 
 MESSAGES: tuple[type[Record], ...] = (
     *(Hello, OfferFile, OfferContainer, Ready, Refuse, DataEnd, Stored, Prepared, Commit),
-    *(Running, Frames, Failed, Abort, Ping, Query, Answer, Done),
+    *(Running, Frames, Failed, Abort, Ping, Query, Answer, Done, Round, RoundStaged, RoundsEnd),
 )

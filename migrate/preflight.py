@@ -42,7 +42,7 @@ def _all_obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Ref
         *_file_problems(offer),
         *_network_problems(offer),
         *_kernel_problems(),
-        *_memory_problems(offer.memory_bytes),
+        *_memory_problems(_needed(offer)),
         *_disk_problems(root, offer.disk_bytes),
         *_cgroup_problems(offer.spec),
         *_device_problems(offer),
@@ -186,20 +186,26 @@ def _kernel_problems() -> list[Refusal]:
     ]
 
 
+def _needed(offer: OfferContainer) -> int:
+    """Bytes; what came in rounds is there twice until the container has all of it."""
+    return offer.memory_bytes * (2 if offer.rounds else 1)
+
+
 def _memory_problems(wanted: int) -> list[Refusal]:
-    available = _available_memory()
+    available = available_memory()
     if wanted + MEMORY_RESERVE <= available:
         return []
     return [
         Refusal(
             "memory",
             os.uname().nodename,
-            f"the container occupies {wanted >> 20} MiB, {available >> 20} MiB are available here",
+            f"the container needs {wanted >> 20} MiB, {available >> 20} MiB are available here",
         )
     ]
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
+    """Bytes that this host can give out without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10

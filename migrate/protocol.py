@@ -59,6 +59,7 @@ class Peer:
         self._channel = channel
         self._timeout_s = timeout_s
         self._buffer = bytearray()
+        self._data_bytes = 0  # received since the last end of data
         self.sent_bytes = 0
         self.received_bytes = 0
 
@@ -149,13 +150,14 @@ class Peer:
             kind, payload = self._next_frame(None)
             if kind == _DATA:
                 self.received_bytes += len(payload)
+                self._data_bytes += len(payload)
                 return bytes(payload)
             message = _unpack(payload)
             if isinstance(message, DataEnd):
-                if message.total_bytes != self.received_bytes:
+                came, self._data_bytes = self._data_bytes, 0
+                if message.total_bytes != came:
                     raise ProtocolError(
-                        f"{self.received_bytes} bytes of data came, the sender says"
-                        f" {message.total_bytes}"
+                        f"{came} bytes of data came, the sender says {message.total_bytes}"
                     )
                 return None
             if isinstance(message, Failed):
@@ -233,17 +235,18 @@ class DataSink:
         if size + len(self._pending) < self._gather_bytes:
             self._pending += data
         else:
-            self._flush()
+            self.flush()
             self._peer.send_data(data)
         return size
 
     def finish(self) -> int:
         """Send the rest and the end; returns how many bytes there were."""
-        self._flush()
+        self.flush()
         self._peer.send(DataEnd(self._total))
         return self._total
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Send what was collected: nothing else will come for a while."""
         if self._pending:
             self._peer.send_data(self._pending)
             self._pending = bytearray()

@@ -40,14 +40,13 @@ from migrate.messages import (
     Running,
     Wish,
 )
-from migrate.network import connection
 from migrate.protocol import DataSource, Peer
+from migrate.receive_rounds import LatePlan, options_of
 from runtime.container import Container
 from runtime.creation import CreateRequest
-from runtime.engine.api import RestoreOptions
 from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
 from runtime.process import ProcessRef
-from runtime.restore_container import plan_from_source
+from runtime.restore_container import Restoring, plan_from_source
 from runtime.sandbox.descriptors import Stdio
 from runtime.status import Status
 
@@ -125,7 +124,33 @@ def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
 
 def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
     started = time.monotonic_ns()
-    _create_from(DataSource(peer), offer, root)
+    plan: Restoring
+    if offer.rounds:
+        late = LatePlan(peer, offer)
+        plan, spec, bundle, overlay = late, late.spec, late.bundle, late.overlay
+    else:
+        early = plan_from_source(
+            DataSource(peer),
+            None,
+            spec=None,
+            name=offer.container_id,
+            options=options_of(offer),
+        )
+        plan, spec, bundle, overlay = early, early.spec, early.bundle, early.overlay
+    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        # Its standard streams lead nowhere here: what they led to stayed at the source.
+        request = CreateRequest(
+            cid=offer.container_id,
+            spec=spec,
+            bundle=bundle,
+            stdio=Stdio(null, null, null),
+            overlay=overlay,
+            restore=plan,
+        )
+        Container.create(root, request)
+    finally:
+        os.close(null)
     # The stream was read by the process that stays with the container, through a copy of ours.
     peer.forget_input()
     phase = advance(root, offer.token, to=Phase.PREPARED, only_from=(Phase.RECEIVING,))
@@ -134,35 +159,6 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
             f"{offer.container_id}: the handover was aborted meanwhile", reason="handover-aborted"
         )
     peer.send(Prepared(time.monotonic_ns() - started))
-
-
-def _create_from(source: DataSource, offer: OfferContainer, root: Path) -> None:
-    """Create the container from the stream, frozen; its monitor reads the stream to the end.
-
-    Its standard streams are ``/dev/null`` here: what they led to stayed at the source.
-
-    Raises:
-        WherryError, OSError: It failed; nothing of it is left.
-    """
-    cid = offer.container_id
-    options = RestoreOptions(
-        external={outlet.key: connection(outlet) for outlet in offer.outlets},
-        accepted=frozenset(offer.accepted),
-    )
-    plan = plan_from_source(source, None, spec=None, name=cid, options=options)
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        request = CreateRequest(
-            cid=cid,
-            spec=plan.spec,
-            bundle=plan.bundle,
-            stdio=Stdio(null, null, null),
-            overlay=plan.overlay,
-            restore=plan,
-        )
-        Container.create(root, request)
-    finally:
-        os.close(null)
 
 
 def finish(root: Path, token: str) -> Container:

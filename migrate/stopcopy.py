@@ -1,4 +1,4 @@
-"""Stop-and-copy migration: freeze, stream, rebuild over there, hand over.
+"""Migration: memory in rounds if wanted, freeze, stream, rebuild over there, hand over.
 
 The image never lies on a disk: it goes from the frozen tasks through one pipe and one SSH channel
 into the fresh sandbox. What may fail does so before the commit, and then the container goes on here
@@ -12,8 +12,9 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +46,17 @@ from migrate.messages import (
     Wish,
 )
 from migrate.network import planned, taken
+from migrate.precopy import Mode, RoundLimits, RoundReport, send_rounds
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
 from migrate.remote import Conversation, Route, talk_to
+from migrate.transport import Buffer
 from runtime.checkpoint_container import require_checkpoint
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress, no_progress
+from runtime.engine.tracking import can_track
 from runtime.errors import RefusedError
+from runtime.filling import wait_until_filled
 from runtime.ids import validate_id
 from runtime.status import Status, require_status
 
@@ -75,10 +80,18 @@ class MigrateReport:
         restore_ns: From the last byte sent to the word that the container stands there, frozen.
         thaw_ns: From that to the word that it runs: both sides' durable decisions, and the thaw.
         memory_bytes: Memory of the tasks that went along.
-        sent_bytes: Bytes of the image as they travelled.
+        sent_bytes: Bytes that travelled, those of rounds included.
         processes: Processes, zombies included.
         tasks: Threads.
         warnings: What was not preserved.
+        mode: How its memory travelled.
+        total_ns: From the offer to the word that it runs there.
+        rounds: The rounds of pre-copy, in the order in which they were sent.
+        rounds_ended: Why there was no further one; empty without any.
+        expected_ns: How long what the rounds have left was expected to travel.
+        staged_bytes: The part of memory_bytes that had come in rounds and was still right.
+        last_bytes: The other part, which travelled in the downtime.
+        last_sent_bytes: Bytes that travelled in the downtime.
     """
 
     container_id: str
@@ -94,10 +107,24 @@ class MigrateReport:
     processes: int = 0
     tasks: int = 0
     warnings: tuple[str, ...] = ()
+    mode: Mode = Mode.STOP
+    total_ns: int = 0
+    rounds: list[RoundReport] = field(default_factory=list)
+    rounds_ended: str = ""
+    expected_ns: int = 0
+    staged_bytes: int = 0
+    last_bytes: int = 0
+    last_sent_bytes: int = 0
+
+    @property
+    def compression(self) -> float:
+        """Bytes of memory for each byte that travelled."""
+        in_rounds = sum(report.memory_bytes for report in self.rounds)
+        return (in_rounds + self.last_bytes) / max(self.sent_bytes, 1)
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
-        return asdict(self)
+        return {**asdict(self), "compression": self.compression}
 
 
 def migrate(
@@ -112,6 +139,8 @@ def migrate(
     options: CheckpointOptions | None = None,
     network: Mapping[str, str] | None = None,
     accepted: Sequence[str] = (),
+    mode: Mode | None = None,
+    limits: RoundLimits | None = None,
 ) -> MigrateReport:
     """Move a running container to another host.
 
@@ -127,6 +156,8 @@ def migrate(
         options: What may be saved although the program, or a peer outside, may notice.
         network: What interfaces of it are to be connected with, see `migrate.network.planned`.
         accepted: Reason codes of `migrate.preflight.ACCEPTABLE` that shall not stand in the way.
+        mode: How its memory is to travel; None for the best that both hosts can do.
+        limits: Of the rounds of pre-copy.
 
     Raises:
         RefusedError: It cannot be moved, and every reason why; nothing was touched.
@@ -141,15 +172,26 @@ def migrate(
     options = options or CheckpointOptions()
     if there and not options.tcp_close:
         options = replace(options, tcp_established=True)  # for their addresses move as well
+    if mode is not Mode.STOP:
+        why_not = can_track()
+        if why_not:
+            mode = _without_tracking(mode, report, why_not)
     # The worker is forked first, while this process has no threads.
     with (
         DumpWorker(container, options) as worker,
         talk_to(route, ask) as far,
     ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
-        _offer(far, container, intent, there, accepted)
+        began = time.monotonic_ns()
+        if mode is not Mode.STOP and "precopy" not in far.hello.features:
+            why_not = f"wherry {far.hello.wherry} on {route.destination} cannot take rounds in"
+            mode = _without_tracking(mode, report, why_not)
+        report.mode = mode or Mode.PRECOPY
+        rounds = report.mode is Mode.PRECOPY
+        _offer(far, container, intent, there, accepted, rounds=rounds)
         handover = _Handover(container, intent, far, worker, report, ask)
-        handover.run(bytes_per_s, progress, retry_for_s)
+        handover.run(bytes_per_s, progress, retry_for_s, limits or RoundLimits())
+        report.total_ns = time.monotonic_ns() - began
     return report
 
 
@@ -188,6 +230,17 @@ def obstacles(
     return []
 
 
+def _without_tracking(wanted: Mode | None, report: MigrateReport, why_not: str) -> Mode:
+    """What to do when there can be no rounds: as well without, unless they were asked for."""
+    if wanted is Mode.PRECOPY:
+        raise MigrateError(
+            f"{report.container_id}: no pre-copy: {why_not}; use --mode stop",
+            reason="no-write-tracking",
+        )
+    report.warnings = (*report.warnings, f"migrated without pre-copy: {why_not}")
+    return Mode.STOP
+
+
 def _require_movable(container: Container) -> None:
     pending = intent_of(container.metadata)
     if pending is not None:
@@ -196,6 +249,7 @@ def _require_movable(container: Container) -> None:
             f" wherry migrate --status {container.id}",
             reason="handover-pending",
         )
+    wait_until_filled(container.directory)
     status = container.status
     require_status(container.id, status, "migrate", Status.RUNNING)
     require_checkpoint(container, status)
@@ -208,6 +262,7 @@ def _offer(
     there: Sequence[Outlet],
     accepted: Sequence[str],
     *,
+    rounds: bool = False,
     dry_run: bool = False,
 ) -> None:
     if "container-stream" not in far.hello.features:
@@ -229,6 +284,9 @@ def _offer(
             time_ns=time.time_ns(),
             accepted=tuple(accepted),
             dry_run=dry_run,
+            rounds=rounds,
+            overlay=metadata.overlay is not None,
+            hash_seed=str((metadata.overlay or {}).get("hash_seed", "")),
         )
     )
     answer = far.peer.receive_any(Ready, Refuse)
@@ -280,19 +338,26 @@ class _Handover:
         self._report = report
         self._ask = ask
 
-    def run(self, bytes_per_s: float | None, progress: Progress, retry_for_s: float) -> None:
+    def run(
+        self,
+        bytes_per_s: float | None,
+        progress: Progress,
+        retry_for_s: float,
+        limits: RoundLimits,
+    ) -> None:
         """From the freeze to the end of ours, or back to where we were."""
         with self._container.operation() as status:
             try:
                 require_status(self._container.id, status, "migrate", Status.RUNNING)
+                if self._report.mode is Mode.PRECOPY:
+                    self._send_rounds(bytes_per_s, progress, limits)
                 self._stream(bytes_per_s, progress)
                 decide(self._container, self._intent)
             except BaseException as exc:
                 self._give_up(exc)
                 raise
-            # Ownership is open from here on; the worker finds so in the record, and only the
+            # Ownership is open from here on; the worker will find so in the record, and only the
             # destination's answer closes it.
-            self._worker.end()
         if self._commit(retry_for_s):
             with contextlib.suppress(TransportError):
                 self._send_stragglers()
@@ -306,13 +371,23 @@ class _Handover:
         if self._worker.taps and "frames" in self._far.hello.features:
             self._far.peer.send(Frames(taken(self._worker.taps)))
 
+    def _send_rounds(
+        self, bytes_per_s: float | None, progress: Progress, limits: RoundLimits
+    ) -> None:
+        rounds = send_rounds(
+            self._worker, self._far.peer, limits, partial(_limited, bytes_per_s), progress
+        )
+        self._report.rounds = rounds.reports
+        self._report.rounds_ended = str(rounds.ended)
+        self._report.expected_ns = rounds.expected_ns
+
     def _stream(self, bytes_per_s: float | None, progress: Progress) -> None:
         peer, report = self._far.peer, self._report
         sink = DataSink(peer)
-        write = sink.write if bytes_per_s is None else RateLimit(sink.write, bytes_per_s).write
+        write = _limited(bytes_per_s, sink.write)
         with peer.explaining():
-            dumped = self._worker.dump(write, progress)
-            report.sent_bytes = sink.finish()
+            dumped = self._worker.dump(write, progress, sink.flush)
+            report.last_sent_bytes = sink.finish()
         sent = time.monotonic_ns()
         prepared = peer.receive(Prepared)
         self._began = int(dumped["began_ns"])
@@ -321,9 +396,12 @@ class _Handover:
         report.dump_ns = int(dumped["collect_ns"]) + int(dumped["write_ns"])
         report.transfer_ns = sent - self._began - report.freeze_ns
         report.restore_ns = self._prepared - sent
-        report.memory_bytes = int(dumped["memory_bytes"])
+        report.last_bytes = int(dumped["memory_bytes"])
+        report.staged_bytes = int(dumped["staged_bytes"])
+        report.memory_bytes = report.last_bytes + report.staged_bytes
+        report.sent_bytes = report.last_sent_bytes + sum(one.sent_bytes for one in report.rounds)
         report.processes, report.tasks = int(dumped["processes"]), int(dumped["tasks"])
-        report.warnings = (*dumped.get("warnings", ()), *prepared.warnings)
+        report.warnings += (*dumped.get("warnings", ()), *prepared.warnings)
 
     def _give_up(self, exc: BaseException) -> None:
         """Before the commit: thaw ours at once, then see that nothing stays over there."""
@@ -367,6 +445,7 @@ class _Handover:
             peer.send(Commit(intent.token, taken(self._worker.taps)))
             peer.receive(Running)
         except MigrateError as exc:
+            self._worker.end()
             # Whatever it said or did not say: whether it is ours again, only its book can tell.
             self._settle(retry_for_s, exc)
             return False
@@ -381,6 +460,8 @@ class _Handover:
         ended = time.monotonic_ns()
         self._report.thaw_ns = ended - self._prepared
         self._report.downtime_ns = ended - self._began
+        # Not before: what it holds takes a while to be given back.
+        self._worker.end()
         log.info("%s: runs on %s", container.id, intent.route.destination)
         return True
 
@@ -398,6 +479,12 @@ class _Handover:
             f" it back ({words}); it goes on here",
             reason="start-failed",
         ) from cause
+
+
+def _limited(
+    bytes_per_s: float | None, write: Callable[[Buffer], object]
+) -> Callable[[Buffer], object]:
+    return write if bytes_per_s is None else RateLimit(write, bytes_per_s).write
 
 
 def _first_line(exc: BaseException) -> str:

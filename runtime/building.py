@@ -128,6 +128,7 @@ class Builder:
             stdio=request.stdio,
             create_init=make,
             progress=progress,
+            directory=self.directory,
         )
         self.sessions = request.restore.sessions
         return init

@@ -25,6 +25,7 @@ from runtime.engine.api import (
 )
 from runtime.engine.network_hold import NetworkHold
 from runtime.errors import RefusedError
+from runtime.filling import wait_until_filled
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.sandbox.overlay import Overlay
 from runtime.status import Status, require_status
@@ -33,6 +34,7 @@ from runtime.worker import run_in_worker
 if TYPE_CHECKING:
     from formats.statefile import ImageWriter, StateFile
     from runtime.container import Container
+    from runtime.engine.precopy import PreCopy
 
 
 class Carrier(Protocol):
@@ -91,6 +93,7 @@ def checkpoint_into(
     options: CheckpointOptions | None = None,
 ) -> dict[str, Any]:
     """As checkpoint, into whatever carries images."""
+    wait_until_filled(container.directory)
     with container.operation() as status:
         require_checkpoint(container, status)
 
@@ -214,12 +217,13 @@ def dumping(
     hold: NetworkHold,
     *,
     goes_on: bool = False,
+    precopy: PreCopy | None = None,
 ) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
     The caller holds the operation lock and runs in a process that nobody kills lightly. On the
     way out the container goes on unless the block has killed it or it was paused before. *hold* is
-    the caller's, for it may outlast the block.
+    the caller's, for it may outlast the block. *precopy* has sent memory before.
 
     Raises:
         RefusedError, CheckpointError, ImageWriteError: As engine.dump.dumped.
@@ -229,7 +233,7 @@ def dumping(
     target = dump_target(container, options, hold)
     with (
         freeze_lease(container.directory),
-        dumped(target, writer, progress, goes_on=goes_on) as report,
+        dumped(target, writer, progress, goes_on=goes_on, precopy=precopy) as report,
     ):
         yield report
 

@@ -32,7 +32,7 @@ from runtime.status import Status, require_status
 from runtime.worker import Progress
 
 if TYPE_CHECKING:
-    from runtime.restore_container import RestorePlan
+    from runtime.restore_container import Restoring
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class CreateRequest:
     monitor: bool = True
     preserve_fds: int = 0
     new_keyring: bool = True
-    restore: RestorePlan | None = None
+    restore: Restoring | None = None
     progress: Progress | None = None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from runtime import sandbox_group
 from runtime.errors import ContainerError
+from runtime.filling import end_filling
 from runtime.kernel import mount
 from runtime.metadata import STATE_FILE, STATE_LOCK, Metadata
 from runtime.monitor_client import MonitorClient, MonitorGoneError
@@ -45,6 +46,7 @@ def tear_down(directory: Path, metadata: Metadata | None) -> None:
             for member in sandbox_group.members(directory.parent, metadata.id):
                 kill_processes(member)
         kill_processes(metadata)
+        end_filling(metadata)
     else:
         _ask_monitor_to_kill(directory)
     if metadata is not None and metadata.monitor is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from runtime.filling import KILLED
 from runtime.metadata import Metadata
 from runtime.status import Status
 
@@ -22,7 +23,7 @@ def oci_state(metadata: Metadata, status: Status, pid: int) -> dict[str, Any]:
         status: The status as it is, which may be newer than the recorded one.
         pid: The init in our pid namespace; not positive when there is none, which OCI writes as 0.
     """
-    return {
+    state = {
         "ociVersion": OCI_VERSION,
         "id": metadata.id,
         "status": str(status),
@@ -33,6 +34,10 @@ def oci_state(metadata: Metadata, status: Status, pid: int) -> dict[str, Any]:
         "annotations": metadata.annotations,
         "owner": "",
     }
+    killed = metadata.extra.get(KILLED)
+    if killed is not None:
+        state["killed"] = killed
+    return state
 
 
 def rootfs(metadata: Metadata) -> str:

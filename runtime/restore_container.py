@@ -14,7 +14,7 @@ import logging
 import os
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import FileIO
 from pathlib import Path
@@ -27,11 +27,14 @@ from runtime import spec_diff
 from runtime.engine.api import OutsideLink, Progress, RestoreOptions, no_progress
 from runtime.engine.restore import Restore
 from runtime.errors import RefusedError, RestoreError
+from runtime.filling import note_failure, note_pager, require_memory
 from runtime.metadata import ExecSession, file_identity
 from runtime.process import ProcessRef
 from runtime.sandbox.restore_stub import RestoreStub
 
 if TYPE_CHECKING:
+    from runtime.engine.lazy.process import Surroundings
+    from runtime.engine.staging import StagedMemory
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
     from runtime.sandbox.enter import StubProcess
@@ -59,6 +62,37 @@ class ImageSource(Closable, Protocol):
         """Fill *buffer* or a part of it; the count of bytes, 0 at the end."""
 
 
+class Restoring(Protocol):
+    """What whoever makes a container asks of what shall be in it."""
+
+    @property
+    def hash_seed(self) -> str:
+        """Of the saved overlay's own file system; empty if it had none."""
+
+    @property
+    def sessions(self) -> list[ExecSession]:
+        """What exec had brought in, once it is built again."""
+
+    @property
+    def outside(self) -> list[OutsideLink]:
+        """The interfaces that lead outside, once it is built again."""
+
+    def origin(self) -> dict[str, Any]:
+        """Where the container comes from, for its record."""
+
+    def build(
+        self,
+        *,
+        overlay: Overlay | None,
+        cgroups: Cgroups,
+        stdio: Stdio,
+        create_init: Callable[[RestoreStub], InitProcess],
+        progress: Progress = no_progress,
+        directory: Path,
+    ) -> InitProcess:
+        """Build the init and the saved tasks around it, frozen; see `RestorePlan.build`."""
+
+
 class RestorePlan:
     """A restore that was judged possible, with its image opened.
 
@@ -82,18 +116,17 @@ class RestorePlan:
         name: str,
         path: str,
         settle: Callable[[], None],
+        lazy: bool = False,
+        fds: Sequence[int] = (),
     ) -> None:
         image = restore.image
         metadata = image.metadata if isinstance(image.metadata, dict) else {}
         saved = image.spec if isinstance(image.spec, dict) else {}
         self.differences: list[spec_diff.Difference] = []
         self.overlay = bool(metadata.get("overlay"))
-        self.hash_seed = _hash_seed(metadata.get("hash_seed"))
+        self.hash_seed = hash_seed_of(metadata.get("hash_seed"))
         if spec is None:
-            spec = _without_place(saved)
-            if spec.get("hostname") == image.container_id:
-                # It was named for its id, as `wherry do` does: so is the new one.
-                spec["hostname"] = name
+            spec = spec_for(saved, image.container_id, name)
         else:
             self.differences, refusals = spec_diff.judge(saved, spec)
             if refusals:
@@ -105,6 +138,8 @@ class RestorePlan:
         self._restore = restore
         self._source = source
         self._settle = settle
+        self._lazy = lazy
+        self._fds = fds
         self._name = name
         self._path = path
         self.sessions: list[ExecSession] = []
@@ -129,6 +164,7 @@ class RestorePlan:
         stdio: Stdio,
         create_init: Callable[[RestoreStub], InitProcess],
         progress: Progress = no_progress,
+        directory: Path,
     ) -> InitProcess:
         """Build the container's init and rebuild the saved tasks around it, frozen.
 
@@ -138,6 +174,7 @@ class RestorePlan:
             stdio: What stands in for the standard streams that came from outside.
             create_init: Makes the sandbox around the given stub.
             progress: Told about memory.
+            directory: The new container's.
 
         Raises:
             RestoreError, RefusedError, ImageError: It failed; the caller destroys what was made.
@@ -169,17 +206,43 @@ class RestorePlan:
                     make_session = partial(self._make_session, init, cgroups, stub)
                     try:
                         streams = (stdio[0], stdio[1], stdio[2])
-                        restore.build(init, streams, cgroups, make_session, progress)
+                        around = self._surroundings(init, cgroups, directory)
+                        restore.build(init, streams, cgroups, make_session, progress, around)
                         restore.release(cgroups)
                         self.outside = restore.report.outside
                     except BaseException:
                         init.kill()
+                        if self._lazy:
+                            require_memory(directory)  # that it could not be filled says more
                         raise
                 finally:
                     os.close(stub.channel_fd)
         for warning in restore.report.warnings:
             log.warning("%s: %s", self._name, warning)
         return init
+
+    def _surroundings(
+        self, init: InitProcess, cgroups: Cgroups, directory: Path
+    ) -> Surroundings | None:
+        if not self._lazy:
+            return None
+        from runtime.building import MONITOR_LOG
+        from runtime.engine.lazy.process import Surroundings
+
+        process = ProcessRef.of(init.pid)
+
+        def alive() -> bool:
+            return process.alive() or bool(cgroups.pids())
+
+        return Surroundings(
+            log_path=directory / MONITOR_LOG,
+            settle=self._settle,
+            fds=self._fds,
+            started=partial(note_pager, directory),
+            record=partial(note_failure, directory),
+            kill=cgroups.kill_all,
+            alive=alive,
+        )
 
     def _make_session(
         self, init: InitProcess, cgroups: Cgroups, stub: RestoreStub, ns_pid: int
@@ -195,7 +258,7 @@ class RestorePlan:
         return process
 
 
-def _hash_seed(saved: Any) -> str:
+def hash_seed_of(saved: Any) -> str:
     """The seed of the saved overlay's file system, if it is one; the image may hold anything."""
     return saved if isinstance(saved, str) and re.fullmatch("[0-9a-f]{32}", saved) else ""
 
@@ -243,6 +306,22 @@ def plan_restore(
     source = open_image(path)
     try:
         signed = None if judge is None else judge(source)
+        if options is not None and options.lazy:
+            from formats.random_access import RandomAccessReader
+
+            reader = RandomAccessReader(source)
+            if signed is not None:
+                reader.expect(signed)
+            return plan_from_reader(
+                reader,
+                source,
+                bundle,
+                spec=spec,
+                name=cid,
+                image=str(path),
+                options=options,
+                fds=[source.fileno()],
+            )
         return plan_from_source(
             source, bundle, spec=spec, name=cid, image=str(path), options=options, signed=signed
         )
@@ -293,6 +372,8 @@ def plan_from_reader(
     image: str = "",
     options: RestoreOptions | None = None,
     settle: Callable[[], None] = _nothing,
+    fds: Sequence[int] = (),
+    staged: StagedMemory | None = None,
 ) -> RestorePlan:
     """As plan_from_source, for whoever has an ImageReader of another kind.
 
@@ -302,12 +383,23 @@ def plan_from_reader(
         bundle, spec, name, image, options: As for plan_from_source.
         settle: Called before the sandbox is made. No thread may run after it until contents are
             asked for again.
+        fds: What reading contents later needs open.
+        staged: What came in rounds before the image.
     """
     with _fitting_together(name):
-        restore = Restore(reader, name, options or RestoreOptions())
+        options = options or RestoreOptions()
+        restore = Restore(reader, name, options, staged)
         restore.check_host()
         return RestorePlan(
-            restore, source, bundle=bundle, spec=spec, name=name, path=image, settle=settle
+            restore,
+            source,
+            bundle=bundle,
+            spec=spec,
+            name=name,
+            path=image,
+            settle=settle,
+            lazy=options.lazy,
+            fds=fds,
         )
 
 
@@ -337,6 +429,24 @@ def _fitting_together(name: str) -> Iterator[None]:
         )
         error.add_note("".join(traceback.format_exception(exc)))
         raise error from exc
+
+
+def spec_for(saved: dict[str, Any], saved_id: str, name: str) -> dict[str, Any]:
+    """A saved configuration for a new container.
+
+    Args:
+        saved: The configuration.
+        saved_id: Of the container that had it.
+        name: The new container's id.
+
+    Raises:
+        RefusedError: It joined namespaces by a path, which nobody can judge without a bundle.
+    """
+    spec = _without_place(saved)
+    if spec.get("hostname") == saved_id:
+        # It was named for its id, as `wherry do` does: so is the new one.
+        spec["hostname"] = name
+    return spec
 
 
 def _without_place(saved: dict[str, Any]) -> dict[str, Any]:

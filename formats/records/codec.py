@@ -92,6 +92,7 @@ class _Field(NamedTuple):
 _classes: dict[str, type] = {}
 _kinds: dict[type, str] = {}
 _plans: dict[type, tuple[_Field, ...]] = {}
+_nested_classes: set[type] = set()  # named in some plan
 
 
 # The registry
@@ -147,8 +148,11 @@ def registered() -> dict[str, type]:
 
 def prepare() -> None:
     """Do now what the first record of each class would take a while for."""
-    for cls in registered().values():
-        _plan(cls)
+    waiting: list[type] = list(registered().values())
+    while waiting:
+        for cls in waiting:
+            _plan(cls)
+        waiting = [cls for cls in _nested_classes if cls not in _plans]
 
 
 # Packing and unpacking
@@ -386,6 +390,8 @@ def _enumeration(cls: type[enum.StrEnum]) -> tuple[_Convert, _Convert]:
 
 
 def _nested(cls: type) -> tuple[_Convert, _Convert]:
+    _nested_classes.add(cls)
+
     def pack(value: Any, depth: int) -> dict[str, Any]:
         if type(value) is not cls:
             raise _mismatch(cls.__name__, value)

@@ -128,3 +128,35 @@ class SharedMemory:
     object_id: int
     size: int
     huge_page_size: int = 0
+
+
+@record("staged")
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """Content that the receiver of an image has already, from rounds that came before it.
+
+    Only in an image with the feature ``staged-memory``, as a live migration sends it; there may be
+    several for one object.
+
+    Attributes:
+        object_id: Whose content: as that of a chunk would be.
+        staged_id: The object of the rounds that it lies in, at the same addresses.
+        ranges: (start, end) byte addresses as little-endian 64-bit numbers: ascending,
+            page-aligned, not overlapping.
+    """
+
+    object_id: int
+    staged_id: int
+    ranges: bytes
+
+
+@record("staging")
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """The rounds that an image with the feature ``staged-memory`` builds upon, in their order.
+
+    Attributes:
+        roots: Root digest of each round's image.
+    """
+
+    roots: tuple[bytes, ...]

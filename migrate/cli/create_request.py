@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -40,6 +41,7 @@ class CreateOptions:
     overlay: bool
     restore: Path | None
     no_monitor: bool
+    lazy: bool = False
     give: RestoreOptions | None = None
     verify_key: tuple[Path, ...] = ()  # one of these must have signed the image
     snapshot: tuple[Place, str] | None = None  # a store and what is to be restored from it
@@ -81,6 +83,12 @@ _OPTIONS = (
         envvar="WHERRY_VERIFY_KEY",
         show_envvar=True,
         help="Only restore what this public key (Ed25519, PEM) has signed; repeatable.",
+    ),
+    click.option(
+        "--lazy",
+        is_flag=True,
+        help="With --restore: the program waits for a page of its memory when it needs it, instead "
+        "of for all of them.",
     ),
     click.option(
         "--no-monitor",
@@ -126,11 +134,13 @@ def request_from(
     _check_preserved(options.preserve_fds)
     bundle = (options.bundle or Path.cwd()).absolute()
     plan = None
+    if options.lazy and options.restore is None and options.snapshot is None:
+        raise ContainerError("--lazy needs an image to restore", reason="unsupported-option")
     if options.restore is not None:
         from runtime.restore_container import plan_restore
 
         judge = _signature_judge(options.verify_key)
-        plan = plan_restore(options.restore, options.bundle, cid, options.give, judge=judge)
+        plan = plan_restore(options.restore, options.bundle, cid, _given(options), judge=judge)
     elif options.snapshot is not None:
         plan = _plan_snapshot(options.snapshot, options, cid)
     if plan is not None:
@@ -164,6 +174,12 @@ def request_from(
         )
 
 
+def _given(options: CreateOptions) -> RestoreOptions:
+    from runtime.engine.api import RestoreOptions
+
+    return dataclasses.replace(options.give or RestoreOptions(), lazy=options.lazy)
+
+
 def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: str) -> RestorePlan:
     from migrate.cli.store_options import opened
     from migrate.store.carrier import plan_snapshot_restore
@@ -177,7 +193,7 @@ def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: st
             found.snapshot_id,
             options.bundle,
             cid,
-            options.give,
+            _given(options),
             verify_keys=_verify_keys(options.verify_key),
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -16,6 +17,7 @@ from migrate.destination import Destination
 from migrate.errors import MigrateError
 from migrate.handover import RETRY_FOR_S, Intent, intent_of, settle
 from migrate.messages import Answer, Phase, Wish
+from migrate.precopy import DEFAULT_ROUNDS, Mode, OnNoConvergence, RoundLimits, parse_downtime
 from migrate.preflight import ACCEPTABLE
 from migrate.rate_limit import parse_rate
 from migrate.remote import Route
@@ -34,13 +36,59 @@ _MEANING = {
     Phase.RUNNING: "runs it",
     Phase.ABORTED: "gave it back",
 }
+_ENDED = {
+    "fits": "what was left fits the downtime",
+    "not-shrinking": "they did not shrink any more",
+    "limit": "as many as were allowed",
+}
 
 
 @click.command()
 @click.argument("cid", metavar="ID")
 @click.argument("destination", metavar="[USER@]HOST", required=False)
 @click.option("--rename", metavar="NEW-ID", help="Give it another id over there.")
-@click.option("--bwlimit", metavar="RATE", help="At most so many bytes per second: 500k, 20M.")
+@click.option(
+    "--mode",
+    type=click.Choice(["stop", "precopy"]),
+    help="How memory travels: all of it while the container is frozen, or in rounds while it runs"
+    " (the default where the kernel can track writes).",
+)
+@click.option(
+    "--max-downtime",
+    metavar="TIME",
+    default="100ms",
+    show_default=True,
+    help="What the rounds of pre-copy aim at: 80ms, 0.5s.",
+)
+@click.option(
+    "--rounds",
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    default=DEFAULT_ROUNDS,
+    show_default=True,
+    help="At most so many rounds of pre-copy.",
+)
+@click.option(
+    "--on-no-convergence",
+    type=click.Choice(["go-on", "give-up", "throttle"]),
+    default="go-on",
+    show_default=True,
+    help="When the container writes faster than memory travels; throttle gives it less and less"
+    " processor time first.",
+)
+@click.option(
+    "--bandwidth",
+    "--bwlimit",
+    "bwlimit",
+    metavar="RATE",
+    help="At most so many bytes per second: 500k, 20M.",
+)
+@click.option(
+    "--plot",
+    metavar="FILE.svg",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw a timeline of the migration.",
+)
 @click.option(
     "--retry-for",
     metavar="SECONDS",
@@ -79,7 +127,12 @@ def command(
     cid: str,
     destination: str | None,
     rename: str | None,
+    mode: str | None,
+    max_downtime: str,
+    rounds: int,
+    on_no_convergence: str,
     bwlimit: str | None,
+    plot: Path | None,
     retry_for: float,
     networks: tuple[str, ...],
     accepted: tuple[str, ...],
@@ -93,8 +146,10 @@ def command(
 ) -> int:
     """Move the running container ID to another host that has wherry, and go on there.
 
-    The container is frozen, streamed to a fresh sandbox over there and started there; only when it
-    runs there is it destroyed here. Any failure before that lets it go on here.
+    Its memory is sent in rounds while it runs, each with what was written to since the one before;
+    then the container is frozen, the rest is streamed to a fresh sandbox over there and it is
+    started there; only when it runs there is it destroyed here. Any failure before that lets it go
+    on here.
 
     When the connection breaks in the moment of the handover, the container stays frozen until the
     other host has been asked; --resume does that.
@@ -118,7 +173,36 @@ def command(
     network, route = _network(networks), route_to(target)
     if dry_run:
         return _preview(container, route, rename, network, accepted, as_json)
-    _migrate(container, route, rename, bwlimit, retry_for, network, accepted, allow, as_json)
+    limits = RoundLimits(rounds, parse_downtime(max_downtime), OnNoConvergence(on_no_convergence))
+    wanted = None if mode is None else Mode(mode)
+    limit = None if bwlimit is None else parse_rate(bwlimit)
+    from migrate.stopcopy import migrate
+
+    with progress_display("migrate", quiet=as_json) as progress:
+        report = migrate(
+            container,
+            route,
+            rename=rename,
+            bytes_per_s=limit,
+            retry_for_s=retry_for,
+            progress=progress,
+            ask=ask_person,
+            options=allow,
+            network=network,
+            accepted=accepted,
+            mode=wanted,
+            limits=limits,
+        )
+    for warning in report.warnings:
+        click.echo(f"wherry: warning: {warning}", err=True)
+    if plot is not None:
+        from migrate.timeline import draw
+
+        plot.write_text(draw(report))
+    if as_json:
+        print_json(report.to_json())
+    else:
+        click.echo(_summary(container.id, report))
     return 0
 
 
@@ -157,41 +241,6 @@ def _preview(
     return 0
 
 
-def _migrate(
-    container: Container,
-    route: Route,
-    rename: str | None,
-    bwlimit: str | None,
-    retry_for_s: float,
-    network: dict[str, str],
-    accepted: tuple[str, ...],
-    allow: CheckpointOptions,
-    as_json: bool,
-) -> None:
-    from migrate.stopcopy import migrate
-
-    limit = None if bwlimit is None else parse_rate(bwlimit)
-    with progress_display("migrate", quiet=as_json) as progress:
-        report = migrate(
-            container,
-            route,
-            rename=rename,
-            bytes_per_s=limit,
-            retry_for_s=retry_for_s,
-            progress=progress,
-            ask=ask_person,
-            options=allow,
-            network=network,
-            accepted=accepted,
-        )
-    for warning in report.warnings:
-        click.echo(f"wherry: warning: {warning}", err=True)
-    if as_json:
-        print_json(report.to_json())
-    else:
-        click.echo(_summary(container.id, report))
-
-
 def _summary(cid: str, report: MigrateReport) -> str:
     name = cid if cid == report.container_id else f"{cid} (now {report.container_id})"
     parts = (
@@ -201,12 +250,30 @@ def _summary(cid: str, report: MigrateReport) -> str:
         ("thaw", report.thaw_ns),
     )
     split = ", ".join(f"{label} {human_time(value)}" for label, value in parts)
-    return (
-        f"{name} runs on {report.destination}\n"
+    lines = [f"{name} runs on {report.destination}"]
+    lines += [
+        f"  round {one.number}: {one.pages} pages, {human_bytes(one.memory_bytes)} as"
+        f" {human_bytes(one.sent_bytes)} in {human_time(one.elapsed_ns)}"
+        + (f"; written to at {human_bytes(int(one.dirty_bytes_per_s))}/s" if one.number > 1 else "")
+        for one in report.rounds
+    ]
+    if report.rounds:
+        lines.append(f"  the rounds ended: {_ENDED[report.rounds_ended]}")
+    lines.append(
         f"  {report.processes} processes, {report.tasks} threads,"
-        f" {human_bytes(report.memory_bytes)} of memory as {human_bytes(report.sent_bytes)}\n"
-        f"  downtime {human_time(report.downtime_ns)}: {split}"
+        f" {human_bytes(report.memory_bytes)} of memory as {human_bytes(report.sent_bytes)}"
+        + (
+            f"; {human_bytes(report.last_bytes)} of it in the downtime, as"
+            f" {human_bytes(report.last_sent_bytes)}"
+            if report.rounds
+            else ""
+        )
     )
+    lines.append(
+        f"  downtime {human_time(report.downtime_ns)}: {split}; all in"
+        f" {human_time(report.total_ns)}, {report.compression:.1f} bytes of memory for each sent"
+    )
+    return "\n".join(lines)
 
 
 def _settle(container: Container, wish: Wish, as_json: bool) -> None:

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
     type=click.Path(file_okay=False, path_type=Path),
     help="Bundle for the new container. [default: the one that the image names]",
 )
+@click.option(
+    "--lazy",
+    is_flag=True,
+    help="Let the program go on at once; its memory comes when it is needed, the rest behind that.",
+)
 @click.option("--detach", "-d", is_flag=True, help="Return as soon as the program goes on.")
 @click.option("--keep", is_flag=True, help="Do not delete the container at its end.")
 @click.option("--pid-file", type=click.Path(path_type=Path), help="Write the init's pid here.")
@@ -58,6 +63,7 @@ def command(
     key_files: tuple[Path, ...],
     place: Place,
     bundle: Path | None,
+    lazy: bool,
     detach: bool,
     keep: bool,
     pid_file: Path | None,
@@ -82,6 +88,7 @@ def command(
         overlay=False,
         restore=None if image_path is None else image_path.absolute(),
         no_monitor=False,
+        lazy=lazy,
         give=give,
         snapshot=snapshot,
         verify_key=key_files,

@@ -24,6 +24,9 @@ class Freezer(Protocol):
     def frozen(self) -> bool:
         """Whether the cgroup is frozen."""
 
+    def freeze(self, timeout_s: float = ...) -> None:
+        """Stop every task of the cgroup where it is; ContainerError when that takes too long."""
+
     def begin_freeze(self) -> None:
         """Stop every task of the cgroup, without waiting for all of them to have stopped."""
 
@@ -91,6 +94,7 @@ class RestoreOptions:
             a mount; the name of an interface by ``veth[LINK]``, ``macvlan[LINK]`` and the like.
         accepted: Reason codes of differences between hosts that are to be overlooked;
             ``cpu-features`` alone can be.
+        lazy: Let the program go on before its memory is there.
     """
 
     tcp_close: bool = False
@@ -98,6 +102,7 @@ class RestoreOptions:
     inherit_fds: Mapping[str, int] = field(default_factory=dict)
     external: Mapping[str, str] = field(default_factory=dict)
     accepted: frozenset[str] = frozenset()
+    lazy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +149,7 @@ class DumpReport:
         tasks: Threads.
         processes: Processes, zombies included.
         memory_bytes: Private and shared memory that went into the image.
+        staged_bytes: Memory that is not in the image, since it was staged before.
     """
 
     freeze_ns: int = 0
@@ -153,6 +159,7 @@ class DumpReport:
     tasks: int = 0
     processes: int = 0
     memory_bytes: int = 0
+    staged_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -184,6 +191,7 @@ class RestoreReport:
     tasks: int = 0
     processes: int = 0
     memory_bytes: int = 0
+    later_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
     outside: list[OutsideLink] = field(default_factory=list)
 

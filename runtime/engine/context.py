@@ -15,6 +15,7 @@ from runtime.kernel.proc_maps import Mapping
 if TYPE_CHECKING:
     from runtime.engine.live_process import LiveProcess
     from runtime.engine.sandbox.kind import Scope
+    from runtime.engine.tracking import TrackedSpace
 
 
 @dataclass(slots=True)
@@ -34,6 +35,7 @@ class DumpContext:
         clock_ns: Our CLOCK_MONOTONIC at the moment that the image calls ``Host.monotonic_ns``.
         mappings: The address space of each live process, by pid.
         live: The processes that are no zombies, once they are looked at.
+        tracked: What we track the writes of, by ``mm_id`` (precopy.py).
         warnings: What is saved with a difference that the program might see.
     """
 
@@ -51,6 +53,7 @@ class DumpContext:
     clock_ns: int = 0
     mappings: dict[int, list[Mapping]] = field(default_factory=dict)
     live: dict[int, LiveProcess] = field(default_factory=dict)
+    tracked: dict[int, TrackedSpace] = field(default_factory=dict)
     _last_id: int = 0
     _stats: dict[int, proc_task.Stat] = field(default_factory=dict)
     _statuses: dict[int, proc_task.Status] = field(default_factory=dict)

@@ -21,7 +21,7 @@ from formats.statefile import Chunk
 from runtime.engine.dump_memory import private_runs
 from runtime.engine.mappings import MAP_LOCKED, MAP_PRIVATE
 from runtime.engine.new_task import NewTask
-from runtime.engine.ranges import PageRun, Range, gaps, intersection, without
+from runtime.engine.ranges import PageRun, Range, gaps, intersection, union, without
 from runtime.engine.remote import Batch
 from runtime.engine.restore_memory import MemoryWriter, first_protection, map_part, name_vma
 from runtime.errors import RestoreError
@@ -84,6 +84,7 @@ class Pages:
         space: Its record.
         resident: About how many bytes of private memory it has.
         related: Whether another process has come from the same exec, so that it may share pages.
+        staged: What of it need not be stored, since it was staged in rounds before.
     """
 
     pid: int
@@ -91,6 +92,7 @@ class Pages:
     space: AddressSpace
     resident: int
     related: bool = False
+    staged: list[Range] = dataclasses.field(default_factory=list)
     _runs: list[PageRun] | None = None
 
     @property
@@ -108,6 +110,24 @@ class Pages:
 
     def own(self, *, early: bool = False) -> Iterator[PageRun]:
         """The pages to store: ahead of everything else, or with the rest."""
+        if self.staged and self._shares_nothing:
+            return iter(()) if early else private_runs(self.pid, self.space, but=self.staged)
+        return without(self._own(early=early), self.staged)
+
+    def own_staged(self, *, early: bool = False) -> list[Range]:
+        """The pages that `own` would give, had they not been staged."""
+        if not self.staged:
+            return []
+        if self._shares_nothing:
+            return [] if early else self.staged
+        staged = intersection(self._own(early=early), self.staged)
+        return union([(start, end) for start, end, _ in staged], [])
+
+    @property
+    def _shares_nothing(self) -> bool:
+        return not (self.space.early_id or self.space.shared)
+
+    def _own(self, *, early: bool) -> Iterator[PageRun]:
         runs = self._unshared(self.runs)
         if not self.space.early_id:
             return iter(()) if early else runs
@@ -190,6 +210,7 @@ class Inheritance:
         chunks_of: The chunks of an early object.
         clear: Unmaps everything that a task has inherited.
         open_files: Gives a task descriptors for file records; the caller closes them there.
+        fill_staged: Puts what was staged of an early object in.
     """
 
     def __init__(
@@ -198,11 +219,13 @@ class Inheritance:
         chunks_of: Callable[[int], Iterable[Chunk]],
         clear: Callable[[NewTask], None],
         open_files: Callable[[NewTask, Iterable[int]], dict[int, int]],
+        fill_staged: Callable[[int, MemoryWriter], None] = lambda object_id, writer: None,
     ) -> None:
         self._spaces = spaces
         self._chunks_of = chunks_of
         self._clear = clear
         self._open_files = open_files
+        self._fill_staged = fill_staged
         self._to_copy: list[AddressSpace] = []
         self.mapped: set[int] = set()
 
@@ -226,6 +249,7 @@ class Inheritance:
         task.memory = space.mm_id
         if space.early_id:
             writer = MemoryWriter({space.early_id: (space, task.tid)})
+            self._fill_staged(space.early_id, writer)
             for chunk in self._chunks_of(space.early_id):
                 writer.write(chunk, memoryview(bytearray(chunk.unpack())))
 

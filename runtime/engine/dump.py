@@ -14,13 +14,13 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from formats.records.codec import Record, prepare
 from formats.records.files import DeletedFile
 from formats.records.image import Image
-from formats.records.memory import Backing
+from formats.records.memory import Backing, Staging
 from formats.records.task import (
     Descriptor,
     Directories,
@@ -29,6 +29,7 @@ from formats.records.task import (
     Table,
     Thread,
 )
+from formats.staged import staged_records
 from formats.statefile import ImageWriter
 from runtime.engine import dump_memory
 from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
@@ -45,7 +46,7 @@ from runtime.engine.kinship import Kinship
 from runtime.engine.live_process import LiveProcess
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.questions import credentials
-from runtime.engine.ranges import PageRun, without
+from runtime.engine.ranges import PageRun, Range, size_of, without
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
@@ -57,6 +58,9 @@ from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import proc_maps, proc_task
 from runtime.kernel.restart_block import restart_blocks
 from runtime.version import VERSION
+
+if TYPE_CHECKING:
+    from runtime.engine.precopy import PreCopy
 
 REFUSED = ()
 
@@ -71,6 +75,13 @@ PASSING = frozenset(
 """Refusals of what the program does away with itself, as a rule within moments."""
 
 
+def warm_up() -> None:
+    """Do all that can be done before a freeze: the container waits for every import later."""
+    load_kinds()
+    load_sandbox_kinds()
+    prepare()
+
+
 @contextlib.contextmanager
 def dumped(
     target: DumpTarget,
@@ -78,6 +89,7 @@ def dumped(
     progress: Progress = no_progress,
     *,
     goes_on: bool = False,
+    precopy: PreCopy | None = None,
 ) -> Iterator[DumpReport]:
     """Freeze a container and write it; the ``with`` block runs while it is still frozen.
 
@@ -91,6 +103,7 @@ def dumped(
         goes_on: The container goes on in any case. Then it need not stand still for as long as
             its memory takes to be written (see `runtime.engine.twins`), and runs when the block
             does.
+        precopy: The rounds that have come before; what they have staged is not written again.
 
     Raises:
         RefusedError: Something cannot be saved; names everything that was found.
@@ -98,12 +111,10 @@ def dumped(
     """
     report = DumpReport()
     goes_on = goes_on and not target.cgroups.frozen  # a paused one does not care
-    load_kinds()  # now, for the container waits for every import later
-    load_sandbox_kinds()
-    prepare()
+    warm_up()
     progress("freeze", 0, 0)
     with contextlib.ExitStack() as held:
-        dump = _freeze_and_look(held, target, report)
+        dump = _freeze_and_look(held, target, report, precopy)
         with dump.watched():
             written = time.monotonic_ns()
             dump.write_still(writer, progress)
@@ -127,13 +138,16 @@ def dumped(
     )
 
 
-def _freeze_and_look(held: contextlib.ExitStack, target: DumpTarget, report: DumpReport) -> _Dump:
+def _freeze_and_look(
+    held: contextlib.ExitStack, target: DumpTarget, report: DumpReport, precopy: PreCopy | None
+) -> _Dump:
     """Freeze and collect, again if what stands in the way is gone as soon as the program goes on.
 
     Args:
         held: Takes the frozen section of the attempt that has succeeded.
         target: What to freeze.
         report: Gets the times of that attempt.
+        precopy: The rounds before, or None.
     """
     paused = target.cgroups.frozen  # then nothing goes on
     deadline = time.monotonic() + target.options.timeout_s
@@ -146,7 +160,7 @@ def _freeze_and_look(held: contextlib.ExitStack, target: DumpTarget, report: Dum
                 frozen(target.cgroups, target.container_id, timeout_s=target.options.timeout_s)
             )
             looked = time.monotonic_ns()
-            dump = _Dump(target, state, report, began)
+            dump = _Dump(target, state, report, began, precopy)
             try:
                 with dump.watched():
                     dump.collect()
@@ -168,8 +182,17 @@ def _freeze_and_look(held: contextlib.ExitStack, target: DumpTarget, report: Dum
 class _Dump:
     """One dump under way."""
 
-    def __init__(self, target: DumpTarget, state: Frozen, report: DumpReport, began: int) -> None:
+    def __init__(
+        self,
+        target: DumpTarget,
+        state: Frozen,
+        report: DumpReport,
+        began: int,
+        precopy: PreCopy | None = None,
+    ) -> None:
         self.target = target
+        self.precopy = precopy
+        self.staged: list[Record] = []
         self.began = began  # time.monotonic_ns()
         self.context = DumpContext(target, state)
         self.report = report
@@ -183,6 +206,7 @@ class _Dump:
         self.cgroups = CgroupDump(self.context, self.homes)
         self.frozen = contextlib.ExitStack()
         self.twins = Twins(self.context)
+        self._kept: dict[int, list[Range]] = {}  # by the object id of shared memory
         self._done = self._total = 0  # bytes of memory
         self._left: list[tuple[Pages, int]] = []  # with the task to read from
 
@@ -225,6 +249,7 @@ class _Dump:
         collect_held(self.context, self.scopes, [process.view for process in living])
         self._collect_sandbox()
         self.sharing = Sharing(self.context, living)
+        self._find_tracked(living)
         self.files.collect(self.sharing.first(FILES))
         TerminalTable.of(self.files).collect([process.pid for process in living])
         for process in tree:
@@ -234,6 +259,7 @@ class _Dump:
         for problem in Kinship(self.processes).problems:
             self.context.refuse(problem.reason, problem.subject, problem.sentence)
         share_pages(self.spaces, self.context.new_id, self._files_on_root)
+        self._find_staged()
         self._collect_trees()
         self._raise_refusals()
         self.files.records += [make() for make in self.files.at_last]
@@ -242,6 +268,45 @@ class _Dump:
         self.report.warnings = self.context.warnings
         xstate = max((len(t.xstate) for p in living for t in p.threads), default=0)
         self.host = dataclasses.replace(self.host, xstate_size=xstate)
+
+    def _find_tracked(self, living: Sequence[LiveProcess]) -> None:
+        if self.precopy is None:
+            return
+        self.precopy.look_again()
+        spaces = self.precopy.tracking.spaces
+        for process in living:
+            if process.pid not in spaces:
+                continue
+            mm_id = self.sharing.number(MM, process.view)
+            space = spaces[process.pid]
+            known = self.context.tracked.setdefault(mm_id, space)
+            if known is not space:
+                # One of them had another one when it was enrolled.
+                known.tainted = space.tainted = True
+
+    def _find_staged(self) -> None:
+        """Find out what need not be stored, and say where it is instead."""
+        if self.precopy is None:
+            return
+        self.staged.append(Staging(tuple(self.precopy.roots)))
+        for pages in self.spaces:
+            space = self.context.tracked.get(pages.space.mm_id)
+            if space is None:
+                continue
+            pages.staged = self.precopy.kept(space, pages.pid)
+            for early in (True, False):
+                object_id = pages.space.early_id if early else pages.space.mm_id
+                if object_id:
+                    self._add_staged(object_id, space.number, pages.own_staged(early=early))
+        for key, (shared, path) in self.files.shared.items():
+            number = self.precopy.shared_number(key)
+            if number and not shared.huge_page_size:
+                kept = self._kept[shared.object_id] = self.precopy.kept_shared(key, path)
+                self._add_staged(shared.object_id, number, kept)
+
+    def _add_staged(self, object_id: int, staged_id: int, ranges: Sequence[Range]) -> None:
+        self.staged += staged_records(object_id, staged_id, ranges)
+        self.report.staged_bytes += size_of(ranges)
 
     def _collect_sandbox(self) -> None:
         self.records += self.scopes.records()
@@ -451,6 +516,8 @@ class _Dump:
             writer.add_record(pages.space)
         for process in self.processes:
             writer.add_record(process)
+        for record in self.staged:
+            writer.add_record(record)
         self._write_contents(writer, progress)
 
     def _write_contents(self, writer: ImageWriter, progress: Progress) -> None:
@@ -472,7 +539,8 @@ class _Dump:
         for shared, path in self.files.shared.values():
             fd = open_again(path)
             try:
-                self._done += dump_memory.write_shared_memory(writer, shared, fd)
+                kept = self._kept.get(shared.object_id, ())
+                self._done += dump_memory.write_shared_memory(writer, shared, fd, kept)
             finally:
                 os.close(fd)
             progress("memory", self._done, self._total)

@@ -8,6 +8,7 @@ one ``process_vm_readv`` a chunk by the image writer's worker threads.
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -21,6 +22,7 @@ Run = tuple[int, int]  # (start, length) in bytes
 Fill = Callable[[memoryview], None]
 
 PROT_READ = 1
+_NEAR = 4 << 20  # bytes between two parts that one look covers
 
 
 def write_private_pages(
@@ -38,7 +40,7 @@ def write_private_pages(
             include/linux/mm_types.h); /proc/PID/mem does not, but copies twice.
     """
     total = 0
-    for offset, runs, readable in _windows(iter(pages)):
+    for offset, runs, readable in windows(iter(pages)):
         fill = _reader(pid, runs) if readable and not gently else _forced_reader(pid, runs)
         writer.add_chunk(object_id, offset, runs, fill)
         total += sum(length for _, length in runs)
@@ -73,7 +75,10 @@ def read_exactly(fd: int, runs: Sequence[Run], buffer: memoryview) -> None:
 
 
 def private_runs(
-    pid: int, space: AddressSpace, within: Sequence[Range] | None = None
+    pid: int,
+    space: AddressSpace,
+    within: Sequence[Range] | None = None,
+    but: Sequence[Range] = (),
 ) -> Iterator[PageRun]:
     """The existing pages in private mappings, by address.
 
@@ -81,24 +86,39 @@ def private_runs(
         pid: A process with this address space, stopped.
         space: Its record.
         within: Only these parts, ascending.
+        but: Not these parts, ascending; they are not even looked at.
     """
     # To the page map a guard page is something swapped out.
     guards = [(start, start + length) for vma in space.vmas for start, length in vma.guards]
-    mapped: Iterable[PageRun] = (
-        (vma.start, vma.end, bool(vma.protection & PROT_READ))
-        for vma in space.vmas
-        if vma.flags & MAP_PRIVATE and vma.backing is not Backing.VDSO
-    )
-    if within is not None:
-        mapped = intersection(mapped, within)
-    return without(_existing_runs(pid, list(mapped)), guards)
+    private = [
+        vma for vma in space.vmas if vma.flags & MAP_PRIVATE and vma.backing is not Backing.VDSO
+    ]
+    for anonymous, vmas in itertools.groupby(
+        private, lambda vma: vma.backing is Backing.ANONYMOUS and not vma.huge_page_size
+    ):
+        mapped: Iterable[PageRun] = (
+            (vma.start, vma.end, bool(vma.protection & PROT_READ)) for vma in vmas
+        )
+        if within is not None:
+            mapped = intersection(mapped, within)
+        mapped = list(without(mapped, but))
+        yield from without(_existing_runs(pid, mapped, anonymous), guards)
 
 
-def _existing_runs(pid: int, private: Sequence[PageRun]) -> Iterator[PageRun]:
-    if not private:
-        return
+def _existing_runs(pid: int, private: Sequence[PageRun], anonymous: bool) -> Iterator[PageRun]:
+    first = 0
+    while first < len(private):
+        last = first
+        while last + 1 < len(private) and private[last + 1][0] - private[last][1] <= _NEAR:
+            last += 1
+        yield from _existing_in(pid, private[first : last + 1], anonymous)
+        first = last + 1
+
+
+def _existing_in(pid: int, private: Sequence[PageRun], anonymous: bool) -> Iterator[PageRun]:
+    """The existing pages in parts that lie near to each other."""
     index = 0
-    for start, end in pagemap.for_each_run(pid, private[0][0], private[-1][1]):
+    for start, end in pagemap.for_each_run(pid, private[0][0], private[-1][1], anonymous=anonymous):
         while index < len(private) and private[index][1] <= start:
             index += 1
         at = index
@@ -108,7 +128,7 @@ def _existing_runs(pid: int, private: Sequence[PageRun]) -> Iterator[PageRun]:
             yield max(low, start), min(high, end), readable
 
 
-def _windows(runs: Iterator[tuple[int, int, bool]]) -> Iterator[tuple[int, list[Run], bool]]:
+def windows(runs: Iterator[tuple[int, int, bool]]) -> Iterator[tuple[int, list[Run], bool]]:
     """Cut runs at multiples of the chunk size and collect those of one window."""
     window, all_readable = -1, True
     collected: list[Run] = []
@@ -128,15 +148,18 @@ def _windows(runs: Iterator[tuple[int, int, bool]]) -> Iterator[tuple[int, list[
         yield window, collected, all_readable
 
 
-def write_file_pages(writer: ImageWriter, object_id: int, fd: int, size: int) -> int:
+def write_file_pages(
+    writer: ImageWriter, object_id: int, fd: int, size: int, but: Sequence[Range] = ()
+) -> int:
     """Add the content of an open file, holes left out; returns the bytes added.
 
     Args:
         fd: Readable; its offset is not touched.
         size: Bytes, as fstat(2) says.
+        but: What is to be left out, ascending.
     """
     total = 0
-    for offset, runs, _ in _windows(_data_runs(fd, size)):
+    for offset, runs, _ in windows(without(data_runs(fd, size), but)):
         writer.add_chunk(object_id, offset, runs, _file_reader(os.dup(fd), runs))
         total += sum(length for _, length in runs)
     return total
@@ -152,7 +175,8 @@ def _file_reader(fd: int, runs: list[Run]) -> Fill:
     return fill
 
 
-def _data_runs(fd: int, size: int) -> Iterator[tuple[int, int, bool]]:
+def data_runs(fd: int, size: int) -> Iterator[PageRun]:
+    """The parts of an open file that are no holes."""
     position = 0
     while position < size:
         try:
@@ -168,6 +192,8 @@ def _data_runs(fd: int, size: int) -> Iterator[tuple[int, int, bool]]:
         position = end
 
 
-def write_shared_memory(writer: ImageWriter, shared: SharedMemory, fd: int) -> int:
-    """Add the pages of a shared-memory object; returns the bytes added."""
-    return write_file_pages(writer, shared.object_id, fd, shared.size)
+def write_shared_memory(
+    writer: ImageWriter, shared: SharedMemory, fd: int, but: Sequence[Range] = ()
+) -> int:
+    """Add the pages of a shared-memory object but some; returns the bytes added."""
+    return write_file_pages(writer, shared.object_id, fd, shared.size, but)

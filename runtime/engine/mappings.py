@@ -70,7 +70,7 @@ def dump_address_space(
     for mapping in process.mappings:
         if mapping.start >= arch.TASK_SIZE:  # [vsyscall], the same for everybody
             continue
-        vma = _vma(context, files, process.view, mapping)
+        vma = _vma(context, files, process.view, mapping, mm_id)
         if vma is not None:
             vmas.append(vma)
     stat = process.stat
@@ -102,7 +102,9 @@ def _brk(process: LiveProcess) -> int:
     return process.stat.start_brk
 
 
-def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> Vma | None:
+def _vma(
+    context: DumpContext, files: FileTable, pid: int, mapping: Mapping, mm_id: int
+) -> Vma | None:
     flags = MAP_SHARED if mapping.shared else MAP_PRIVATE
     if "dp" in mapping.vm_flags:
         flags = MAP_DROPPABLE
@@ -117,7 +119,7 @@ def _vma(context: DumpContext, files: FileTable, pid: int, mapping: Mapping) -> 
         advice = ()
     elif (socket_id := files.mapped_socket(mapping)) is not None:
         backing, object_id, offset = Backing.SOCKET, socket_id, mapping.offset
-    elif _refused(context, pid, mapping):
+    elif _refused(context, pid, mapping, mm_id):
         return None
     elif is_ring(mapping):
         backing = Backing.AIO
@@ -171,9 +173,12 @@ def _is_anonymous(mapping: Mapping) -> bool:
     return not mapping.path or mapping.path.startswith(_ANONYMOUS_NAMES)
 
 
-def _refused(context: DumpContext, pid: int, mapping: Mapping) -> bool:
+def _refused(context: DumpContext, pid: int, mapping: Mapping, mm_id: int) -> bool:
     what = f"mapping {mapping.map_file} {mapping.path}".rstrip()
+    tracked = context.tracked.get(mm_id)
     for code, (reason, sentence) in _REFUSED.items():
+        if code == "uw" and tracked is not None and tracked.owns(mapping.start, mapping.end):
+            continue  # by ourselves
         if code in mapping.vm_flags:
             context.refuse(reason, context.subject(pid, what), f"{sentence} and cannot be saved")
             return True

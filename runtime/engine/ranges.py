@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Sequence
 
 Range = tuple[int, int]  # start, end
@@ -41,3 +42,29 @@ def gaps(ranges: Iterable[Range], taken: Sequence[Range]) -> Iterator[Range]:
     """What is left of *ranges* without *taken*; both ascending and disjoint."""
     for start, end, _ in without(((low, high, True) for low, high in ranges), taken):
         yield start, end
+
+
+def union(a: Sequence[Range], b: Sequence[Range]) -> list[Range]:
+    """What lies in either; neighbours become one."""
+    found: list[Range] = []
+    first = last = -1
+    for start, end in heapq.merge(a, b):
+        if start <= last:
+            last = max(last, end)
+            continue
+        if last > first:
+            found.append((first, last))
+        first, last = start, end
+    if last > first:
+        found.append((first, last))
+    return found
+
+
+def common(a: Iterable[Range], b: Sequence[Range]) -> list[Range]:
+    """What lies in both."""
+    return [(start, end) for start, end, _ in intersection(((s, e, True) for s, e in a), b)]
+
+
+def size_of(ranges: Iterable[Range]) -> int:
+    """Bytes in all."""
+    return sum(end - start for start, end in ranges)

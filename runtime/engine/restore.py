@@ -14,10 +14,10 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from formats.records.cgroups import Cgroup, CgroupNamespace
 from formats.records.codec import Record
@@ -60,6 +60,7 @@ from runtime.engine.mounts.sources import open_root
 from runtime.engine.new_namespaces import NewNamespaces
 from runtime.engine.new_task import NewTask, adopt
 from runtime.engine.placement import Placement, taken_ids
+from runtime.engine.ranges import Range, size_of, union
 from runtime.engine.remote import Batch, CallFailedError
 from runtime.engine.restore_end import Completion
 from runtime.engine.restore_memory import (
@@ -68,12 +69,13 @@ from runtime.engine.restore_memory import (
     finish_address_space,
     map_address_space,
 )
-from runtime.engine.restore_stream import ChunkStream
+from runtime.engine.restore_stream import ChunkStream, plain_of
 from runtime.engine.restore_threads import RestoredProcess
 from runtime.engine.restore_tree import INIT, ProcessTree, end_task
 from runtime.engine.sandbox.kind import Place, SandboxKind, load_sandbox_kinds
+from runtime.engine.staging import StagedMemory, StagedSource
 from runtime.engine.terminal_restore import RestoredTerminals
-from runtime.engine.trees import TreeRestore, write_runs
+from runtime.engine.trees import TreeRestore, write_at, write_runs
 from runtime.errors import RefusedError, RestoreError
 from runtime.kernel import proc_task
 from runtime.kernel.fsids import making_files_as
@@ -81,9 +83,14 @@ from runtime.kernel.mountinfo import read_mounts
 from runtime.kernel.nft import PacketLock
 from runtime.kernel.shmem import write_mapped
 
+if TYPE_CHECKING:
+    from runtime.engine.lazy.process import Surroundings
+
 log = logging.getLogger(__name__)
 
 R = TypeVar("R")
+WORTH_WAITING = 8 << 20
+"""Bytes of staged memory; less is copied faster than its coming later is arranged for."""
 Stdio = tuple[int, int, int]
 
 
@@ -94,6 +101,7 @@ class Restore:
         reader: The image, at its start; a file or a stream.
         container_id: Of the new container, for messages.
         options: What the caller gives or allows.
+        staged: What came in rounds before the image.
 
     Attributes:
         image: The image's first record: configuration and metadata.
@@ -101,12 +109,17 @@ class Restore:
     """
 
     def __init__(
-        self, reader: ImageReader, container_id: str, options: RestoreOptions | None = None
+        self,
+        reader: ImageReader,
+        container_id: str,
+        options: RestoreOptions | None = None,
+        staged: StagedMemory | None = None,
     ) -> None:
         self._cid = container_id
         self._options = options or RestoreOptions()
         self._records = Records(reader.records())
         self._stream = ChunkStream(reader)
+        self._staged = None if staged is None else staged.for_image(self._records)
         self.report = RestoreReport()
         self.image = self._records.the(Image)
         self._host = self._records.the(Host)
@@ -116,6 +129,9 @@ class Restore:
         self._channel: socket.socket | None = None
         self._packet_lock: PacketLock | None = None
         self._at_end = contextlib.ExitStack()
+        self._written = 0
+        if staged is not None:
+            self._at_end.callback(staged.close)
 
     def __enter__(self) -> Self:
         return self
@@ -238,6 +254,7 @@ class Restore:
         cgroups: Freezer,
         make_session: Callable[[int], Init],
         progress: Progress = no_progress,
+        around: Surroundings | None = None,
     ) -> None:
         """Rebuild every task around the sandbox's init; afterwards all of them are stopped.
 
@@ -248,6 +265,7 @@ class Restore:
             make_session: Brings a further process into the sandbox, under the given pid inside; it
                 is blocked there as the init is.
             progress: Told about memory.
+            around: For the pager, if memory is to come later; else all of it is there now.
 
         Raises:
             RestoreError: The kernel refused a step, or the image contradicts itself. The caller
@@ -257,7 +275,7 @@ class Restore:
         began = time.monotonic_ns()
         gc.disable()  # a sea of records that are all needed, looked through again and again
         try:
-            self._build(init, stdio, cgroups, make_session, progress)
+            self._build(init, stdio, cgroups, make_session, progress, around)
         except CallFailedError as exc:
             raise RestoreError(f"{self._cid}: {exc.strerror}") from exc
         finally:
@@ -278,6 +296,7 @@ class Restore:
         own: Freezer,
         make_session: Callable[[int], Init],
         progress: Progress,
+        around: Surroundings | None,
     ) -> None:
         began = time.monotonic_ns()
         records = self._records.all_of(Process)
@@ -300,6 +319,7 @@ class Restore:
             lambda object_id: self._stream.early(object_id, early),
             lambda task: task.clear(hole),
             partial(self._open_early, files),
+            self._fill_early,
         )
         terminals = RestoredTerminals(files, stub, self._channel)
         homes = CgroupHomes(own.directories_by_hierarchy())
@@ -360,8 +380,14 @@ class Restore:
         writer = MemoryWriter(
             {mm_id: (self._space(p), p.leader.tid) for mm_id, p in self._owners.items()}
         )
-        self._load_contents(files, writer, progress)
+        put = self._content_writer(files, writer, progress)
+        later = self._load_staged(files, writer, lazily=around is not None)
+        waiting = self._load_contents(put, lazily=around is not None and self._staged is None)
         inheritance.copy_rest(writer)
+        if around is not None and waiting:
+            self._fill_later(waiting, put, around)
+        if around is not None and self._staged is not None and later:
+            self._fill_from_rounds(self._staged, later, writer, around)
         for process in self._owners.values():
             finish_address_space(process.leader, self._space(process), hole)
         completion = Completion(files, self._processes, namespaces, self._host, hole)
@@ -519,16 +545,14 @@ class Restore:
                 reason="image-inconsistent",
             ) from None
 
-    def _load_contents(
+    def _content_writer(
         self, files: RestoredFiles, writer: MemoryWriter, progress: Progress
-    ) -> None:
-        began = time.monotonic_ns()
+    ) -> Callable[[Chunk, memoryview], None]:
+        """What puts a chunk where it belongs; called in several threads."""
         objects = self._content_files(files)
         huge = {s.object_id for s in self._records.all_of(SharedMemory) if s.huge_page_size}
-        done = 0
 
         def put(chunk: Chunk, data: memoryview) -> None:
-            nonlocal done
             if writer.owns(chunk.object_id):
                 writer.write(chunk, data)
             elif chunk.object_id in huge:
@@ -540,12 +564,117 @@ class Restore:
                     f"the image holds content of object {chunk.object_id}, which it never names",
                     reason="image-inconsistent",
                 )
-            done += len(data)
-            progress("memory", done, 0)
+            self._written += len(data)
+            progress("memory", self._written, 0)
 
-        self._stream.rest(put)
-        self.report.memory_bytes = self._stream.early_bytes + done
+        return put
+
+    def _load_contents(
+        self, put: Callable[[Chunk, memoryview], None], *, lazily: bool
+    ) -> list[Chunk]:
+        """Fill memory; returns the chunks that may come later."""
+        began = time.monotonic_ns()
+        waiting: list[Chunk] = []
+        if lazily:
+            from runtime.engine.lazy.deferral import Deferral
+
+            deferral = Deferral(self._spaces, self._records.all_of(Process))
+            waiting = self._stream.rest_but(put, deferral)
+        else:
+            self._stream.rest(put)
+        self.report.memory_bytes += self._stream.early_bytes + self._written
         self.report.memory_ns = time.monotonic_ns() - began
+        return waiting
+
+    def _fill_later(
+        self,
+        waiting: list[Chunk],
+        put: Callable[[Chunk, memoryview], None],
+        around: Surroundings,
+    ) -> None:
+        """Have the pager fill what may come later, from now on."""
+        from runtime.engine.lazy.deferral import register_space
+        from runtime.engine.lazy.image_source import ImageSource
+        from runtime.engine.lazy.process import start_pager
+
+        assert self._channel is not None
+        source = ImageSource(waiting, fds=around.fds)
+        served: list[tuple[int, int]] = []
+        for mm_id in source.objects():
+            process = self._owners[mm_id]
+            runs = source.runs(mm_id)
+            fd = register_space(process.leader, self._channel, self._space(process), runs)
+            if fd is not None:
+                served.append((fd, mm_id))
+                self.report.later_bytes += sum(end - start for start, end in runs)
+                continue
+            log.warning("pid %d: its memory cannot come later", process.record.pid)
+            for chunk in waiting:
+                if chunk.object_id == mm_id:
+                    put(chunk, plain_of(chunk))
+        if served:
+            start_pager(source, served, around)
+
+    def _fill_early(self, object_id: int, writer: MemoryWriter) -> None:
+        """Put in what was staged of memory that children inherit."""
+        if self._staged is not None:
+            self._put_staged(object_id, self._staged.runs(object_id), writer)
+
+    def _put_staged(self, object_id: int, runs: Sequence[Range], writer: MemoryWriter) -> None:
+        assert self._staged is not None
+        put = partial(writer.put, object_id)
+        self.report.memory_bytes += self._staged.for_each(object_id, runs, put)
+
+    def _load_staged(
+        self, files: RestoredFiles, writer: MemoryWriter, *, lazily: bool
+    ) -> dict[int, list[Range]]:
+        """Fill in what came in rounds; returns what of it may come later, by address space."""
+        if self._staged is None:
+            return {}
+        for object_id, fd in self._content_files(files).items():
+
+            def put(run: tuple[int, int], data: memoryview, fd: int = fd) -> None:
+                write_at(fd, data, run[0])
+
+            runs = self._staged.runs(object_id)
+            self.report.memory_bytes += self._staged.for_each(object_id, runs, put)
+        split: dict[int, tuple[list[Range], list[Range]]]
+        split = {mm_id: ([], list(self._staged.runs(mm_id))) for mm_id in self._owners}
+        if lazily:
+            from runtime.engine.lazy.deferral import Deferral
+
+            deferral = Deferral(self._spaces, self._records.all_of(Process))
+            split = {mm_id: deferral.split(mm_id, self._staged.runs(mm_id)) for mm_id in split}
+            if sum(size_of(later) for later, _ in split.values()) < WORTH_WAITING:
+                split = {mm_id: ([], union(*parts)) for mm_id, parts in split.items()}
+        for mm_id, (_, now) in split.items():
+            self._put_staged(mm_id, now, writer)
+        return {mm_id: later for mm_id, (later, _) in split.items() if later}
+
+    def _fill_from_rounds(
+        self,
+        staged: StagedSource,
+        later: dict[int, list[Range]],
+        writer: MemoryWriter,
+        around: Surroundings,
+    ) -> None:
+        """Have the pager fill in what came in rounds, from now on."""
+        from runtime.engine.lazy.deferral import register_space
+        from runtime.engine.lazy.process import start_pager
+
+        assert self._channel is not None
+        served: list[tuple[int, int]] = []
+        for mm_id, runs in later.items():
+            process = self._owners[mm_id]
+            fd = register_space(process.leader, self._channel, self._space(process), runs)
+            if fd is None:
+                log.info("pid %d: its memory cannot come later", process.record.pid)
+                self._put_staged(mm_id, runs, writer)
+                continue
+            served.append((fd, mm_id))
+            self.report.later_bytes += size_of(runs)
+        if served:
+            start_pager(staged.only({mm_id: later[mm_id] for _, mm_id in served}), served, around)
 
     def _content_files(self, files: RestoredFiles) -> dict[int, int]:
         return {

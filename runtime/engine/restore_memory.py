@@ -204,6 +204,10 @@ class MemoryWriter:
         """Write one chunk; called from several threads at once."""
         self._write(chunk.object_id, chunk.runs, data)
 
+    def put(self, object_id: int, run: tuple[int, int], data: memoryview) -> None:
+        """Write one (start, length) range; called from several threads at once."""
+        self._write(object_id, (run,), data)
+
     def copy(self, source: int, target: int, runs: Sequence[tuple[int, int]]) -> None:
         """Copy (start, length) byte ranges from one address space into another."""
         buffer = memoryview(bytearray(sum(length for _, length in runs)))

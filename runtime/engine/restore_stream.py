@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterator
 
 from formats.statefile import Chunk, ImageReader
 from runtime.errors import RestoreError
+
+_THREADS = 2
+_ALONE = 128  # chunks
 
 
 class ChunkStream:
@@ -55,8 +59,29 @@ class ChunkStream:
                 self._ahead = chunk
                 return
 
+    def rest_but(
+        self, put: Callable[[Chunk, memoryview], None], may_wait: Callable[[Chunk], bool]
+    ) -> list[Chunk]:
+        """As `rest`, without the chunks that may wait.
+
+        Returns:
+            These; their bytes come when they are unpacked.
+        """
+        from concurrent.futures import ThreadPoolExecutor
+
+        ahead, self._ahead = self._ahead, None
+        waiting: list[Chunk] = []
+        wanted: list[Chunk] = []
+        for chunk in itertools.chain([ahead] if ahead else [], self._reader.references()):
+            (waiting if may_wait(chunk) else wanted).append(chunk)
+        with ThreadPoolExecutor(_THREADS, "wherry-fill") as pool:
+            for _ in pool.map(lambda chunk: put(chunk, plain_of(chunk)), wanted):
+                pass
+        self._end()
+        return waiting
+
     def rest(self, put: Callable[[Chunk, memoryview], None]) -> None:
-        """Hand on all that is left, in several threads, to the end of the image.
+        """Hand on all that is left to the end of the image, in several threads if it is much.
 
         Args:
             put: Called with each chunk and its plain bytes.
@@ -67,8 +92,14 @@ class ChunkStream:
         """
         if self._ahead is not None:
             ahead, self._ahead = self._ahead, None
-            put(ahead, memoryview(bytearray(ahead.unpack())))
+            put(ahead, plain_of(ahead))
+        # For a few, as a live migration sends them at its end, threads take longer than the work.
+        for chunk in itertools.islice(self._chunks, _ALONE):
+            put(chunk, plain_of(chunk))
         self._reader.for_each_chunk(put)
+        self._end()
+
+    def _end(self) -> None:
         self._reader.finish()
         if self._stashed:
             raise RestoreError(
@@ -79,3 +110,9 @@ class ChunkStream:
     def _next(self) -> Chunk | None:
         chunk, self._ahead = self._ahead, None
         return chunk or next(self._chunks, None)
+
+
+def plain_of(chunk: Chunk) -> memoryview:
+    """The plain bytes, writable: that is what system calls want."""
+    plain = chunk.unpack_into(bytearray(chunk.plain_size))
+    return memoryview(bytearray(plain)) if plain.readonly else plain

@@ -367,8 +367,12 @@ def write_runs(fd: int, chunk: Chunk, data: memoryview) -> None:
     """Write a chunk's runs at their offsets into an open file."""
     done = 0
     for start, length in chunk.runs:
-        piece = data[done : done + length]
-        written = 0
-        while written < length:
-            written += os.pwrite(fd, piece[written:], start + written)
+        write_at(fd, data[done : done + length], start)
         done += length
+
+
+def write_at(fd: int, data: memoryview, at: int) -> None:
+    """Write all of *data* at an offset of an open file."""
+    while data:
+        written = os.pwrite(fd, data, at)
+        data, at = data[written:], at + written

@@ -97,7 +97,8 @@ def clone3(
 
     Args:
         flags: ``CLONE_NEW*``, ``CLONE_PARENT``, ``CLONE_CLEAR_SIGHAND``. ``CLONE_PIDFD`` is always
-            added. ``CLONE_VM``, ``CLONE_THREAD`` and ``CLONE_FILES`` cannot work here.
+            added. ``CLONE_VM`` and ``CLONE_THREAD`` cannot work here. With ``CLONE_FILES``
+            neither of both may close anything that the other one's objects own.
         exit_signal: Sent to the parent when the child dies; 0 with ``CLONE_PARENT``.
         set_tid: Wanted process ids, innermost pid namespace first (Linux 5.5, needs
             CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN over those namespaces).
@@ -114,7 +115,7 @@ def clone3(
 
     Source: man 2 clone3, include/uapi/linux/sched.h (Linux 5.3).
     """
-    if flags & (CLONE_VM | CLONE_THREAD | CLONE_FILES):
+    if flags & (CLONE_VM | CLONE_THREAD):
         raise ValueError(f"clone3: flags {flags:#x} share state that Python cannot share")
     pidfd = ctypes.c_int(-1)
     tids = (ctypes.c_int32 * len(set_tid))(*set_tid)

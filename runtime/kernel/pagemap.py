@@ -29,6 +29,9 @@ PAGE_IS_HUGE = 1 << 6
 PAGE_IS_SOFT_DIRTY = 1 << 7
 PAGE_IS_GUARD = 1 << 8
 
+# Flags of PAGEMAP_SCAN, the same header
+PM_SCAN_WP_MATCHING = 1 << 0
+
 _REGIONS = 4096
 _SCAN_ARG = struct.Struct("12Q")
 
@@ -42,7 +45,12 @@ _PRESENT = re.compile(rb"(?s).{7}[\x40-\xff]")
 
 
 def for_each_run(
-    pid: int, start: int, end: int, *, private_only: bool = True
+    pid: int,
+    start: int,
+    end: int,
+    *,
+    private_only: bool = True,
+    anonymous: bool = False,
 ) -> Iterator[tuple[int, int]]:
     """Yield the page runs of ``[start, end)`` that hold data, as (start, end) byte addresses.
 
@@ -55,6 +63,8 @@ def for_each_run(
         end: Page-aligned byte address.
         private_only: Only pages that belong to the task alone: anonymous memory, and the pages of
             private file mappings that were written. With False, pages of the file as well.
+        anonymous: There is only anonymous memory, or the rest does not matter. That spares the
+            kernel a look at every page, which takes longer than all else.
 
     Raises:
         ProcessLookupError: The task has exited.
@@ -64,7 +74,7 @@ def for_each_run(
     fd = os.open(f"/proc/{pid}/pagemap", os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            yield from _scan(fd, start, end, private_only)
+            yield from _scan(fd, start, end, private_only and not anonymous)
         except OSError as exc:
             # Before Linux 6.7 there is no PAGEMAP_SCAN; read the words.
             if exc.errno not in (errno.ENOTTY, errno.EINVAL):
@@ -86,21 +96,77 @@ def guard_runs(pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:
         os.close(fd)
 
 
+def written_runs(fd: int, start: int, end: int, *, rearm: bool) -> Iterator[tuple[int, int]]:
+    """Yield the pages of ``[start, end)`` that were written to since they were armed.
+
+    Only of memory that a userfaultfd with WP_ASYNC tracks, which is private and anonymous.
+
+    Pages that are not there are left out, and so are those that still are the zero page; they are
+    not armed either, for whatever is put in their place counts as written.
+
+    Args:
+        fd: A task's /proc/PID/pagemap. The file belongs to the address space that the task had
+            when it was opened.
+        start: Page-aligned byte address.
+        end: Page-aligned byte address.
+        rearm: Arm the pages that are found, in the same step: no write is lost in between.
+
+    Source: Documentation/admin-guide/mm/pagemap.rst (Linux 6.7).
+    """
+    # To ask for PAGE_IS_FILE as well would make it three times as slow: a look at every page.
+    yield from _ask(
+        fd,
+        start,
+        end,
+        inverted=PAGE_IS_PFNZERO,
+        mask=PAGE_IS_PFNZERO | PAGE_IS_WPALLOWED | PAGE_IS_WRITTEN,
+        any_of=PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        tell=0,
+        flags=PM_SCAN_WP_MATCHING if rearm else 0,
+    )
+
+
+def unwritten_runs(fd: int, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Yield the pages of ``[start, end)`` that are as they were when they were armed.
+
+    Args and source: As `written_runs`.
+    """
+    unwanted = PAGE_IS_PFNZERO | PAGE_IS_WRITTEN
+    yield from _ask(
+        fd,
+        start,
+        end,
+        inverted=unwanted,
+        mask=unwanted | PAGE_IS_WPALLOWED,
+        any_of=PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
+        tell=0,
+    )
+
+
 def _scan(fd: int, start: int, end: int, private_only: bool) -> Iterator[tuple[int, int]]:
     unwanted = PAGE_IS_PFNZERO | (PAGE_IS_FILE if private_only else 0)
     present = PAGE_IS_PRESENT | PAGE_IS_SWAPPED
-    yield from _ask(fd, start, end, inverted=unwanted, mask=unwanted, any_of=present)
+    tell = unwanted & PAGE_IS_FILE
+    yield from _ask(fd, start, end, inverted=unwanted, mask=unwanted, any_of=present, tell=tell)
 
 
 def _ask(
-    fd: int, start: int, end: int, *, inverted: int, mask: int, any_of: int
+    fd: int,
+    start: int,
+    end: int,
+    *,
+    inverted: int,
+    mask: int,
+    any_of: int,
+    flags: int = 0,
+    tell: int = PAGE_IS_FILE,
 ) -> Iterator[tuple[int, int]]:
     regions = array.array("Q", bytes(24 * _REGIONS))
     while start < end:
         arg = bytearray(
             _SCAN_ARG.pack(
                 _SCAN_ARG.size,
-                0,
+                flags,
                 start,
                 end,
                 0,
@@ -110,7 +176,7 @@ def _ask(
                 inverted,
                 mask,
                 any_of,
-                PAGE_IS_FILE,
+                tell,
             )
         )
         found = fcntl.ioctl(fd, PAGEMAP_SCAN, arg)

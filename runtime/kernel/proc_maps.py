@@ -90,6 +90,38 @@ def mappings(pid: int) -> list[Mapping]:
     return found
 
 
+_LINE = re.compile(
+    rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
+    rb" *([^\n]*)$",
+    re.MULTILINE,
+)
+
+
+def lines(pid: int) -> list[Mapping]:
+    """As `mappings`, from maps: without flags and keys, and without a look at every page.
+
+    Source: man 5 proc_pid_maps.
+    """
+    return [
+        Mapping(
+            start=int(match[1], 16),
+            end=int(match[2], 16),
+            protection=(match[3] == b"r") * PROT_READ
+            | (match[4] == b"w") * PROT_WRITE
+            | (match[5] == b"x") * PROT_EXEC,
+            shared=match[6] == b"s",
+            offset=int(match[7], 16),
+            device=(int(match[8], 16), int(match[9], 16)),
+            inode=int(match[10]),
+            path=unescape(match[11]),
+            page_size=0,
+            protection_key=0,
+            vm_flags=frozenset(),
+        )
+        for match in _LINE.finditer(read_bytes(f"/proc/{pid}/maps"))
+    ]
+
+
 def is_segment(mapping: Mapping) -> bool:
     """Whether a mapping is System V memory; its inode number is the segment's id then.
 

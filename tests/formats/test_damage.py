@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 import struct
 import tracemalloc
@@ -17,6 +18,7 @@ from formats.frames import FLAG_ZSTD, HEAD_SIZE, FrameType, Head, digest_of, pac
 from formats.header import HEADER_SIZE, Header, pack_header
 from formats.index import ImageIndex
 from formats.limits import CHUNK_SIZE, MAX_BLOCK_SIZE, MAX_RECORDS_SIZE
+from formats.random_access import RandomAccessReader
 from formats.records.memory import SharedMemory
 from formats.statefile import ImageReader, ImageWriter
 from tests.formats.samples import copy_of, image_bytes, small_chunks, small_records
@@ -39,7 +41,21 @@ def read_in_threads(data: bytes) -> None:
     reader.finish()
 
 
-READERS = [read_all, read_in_threads]
+def read_at_random(data: bytes) -> None:
+    """Everything a lazy restore reads, the last chunk first."""
+    with open(os.memfd_create("image"), "r+b", buffering=0) as file:
+        file.write(data)
+        file.seek(0)
+        reader = RandomAccessReader(file)
+        reader.records()
+        chunks = list(reader.references())
+        reader.finish()
+        for chunk in reversed(chunks):
+            chunk.unpack()
+
+
+STREAMS = [read_all, read_in_threads]
+READERS = [*STREAMS, read_at_random]
 IMAGE = image_bytes(small_records()[2:5])
 
 
@@ -170,7 +186,7 @@ def test_a_header_of_another_image() -> None:
         read_all(header + IMAGE[HEADER_SIZE:])
 
 
-@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("read", STREAMS)
 @pytest.mark.parametrize("extra", [b"\0", b"\n", bytes(10_000), IMAGE])
 def test_trailing_bytes(read: Callable[[bytes], None], extra: bytes) -> None:
     with pytest.raises(ImageCorruptError, match="bytes follow the end of the image") as caught:
@@ -312,7 +328,7 @@ def test_records_that_compress_well_are_written_so_that_they_can_be_read() -> No
     assert len(ImageReader(io.BytesIO(sink.getvalue())).records()) == 120_000
 
 
-@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("read", STREAMS)
 def test_frames_out_of_order(read: Callable[[bytes], None]) -> None:
     object_id, offset, runs, plain = small_chunks()[1]
     meta = wire.pack([object_id, offset, [0x2000, runs[0][1]], digest_of(plain)])

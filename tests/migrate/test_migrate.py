@@ -92,7 +92,10 @@ def test_to_and_fro(job: Job) -> None:
         assert job.findings(target)["steps"] > before
         parts = ("freeze_ns", "transfer_ns", "restore_ns", "thaw_ns")
         assert sum(report[part] for part in parts) <= report["downtime_ns"] < 30e9
-        assert report["memory_bytes"] > 32 << 20 > report["sent_bytes"] > 8 << 20
+        assert report["memory_bytes"] > 32 << 20 > report["last_sent_bytes"]
+        assert report["sent_bytes"] > 8 << 20 and report["compression"] > 1.5
+        assert report["memory_bytes"] == report["staged_bytes"] + report["last_bytes"]
+        assert report["mode"] == "precopy" and report["rounds"] and report["rounds_ended"]
         assert report["processes"] >= 4 and report["tasks"] >= 7
     # Nothing of the handovers is left on either side.
     for host in ("a", "b"):
@@ -218,8 +221,13 @@ def _try(job: Job, *options: str) -> subprocess.CompletedProcess[str]:
         ("offer-container", "before"),
         ("offer-container", "after"),
         ("ready", "before"),
+        ("round", "before"),
+        ("round", "after"),
         ("data-end", "before"),
         ("data-end", "after"),
+        ("round-staged", "before"),
+        ("rounds-end", "before"),
+        ("rounds-end", "after"),
         ("prepared", "before"),
     ],
 )
@@ -252,7 +260,13 @@ def test_cut_in_the_handover(job: Job, directory: Path, message: str, when: str,
 
 @pytest.mark.parametrize(
     ("message", "when"),
-    [("ready", "before"), ("data-end", "before"), ("prepared", "before")],
+    [
+        ("ready", "before"),
+        ("data-end", "before"),
+        ("round-staged", "before"),
+        ("rounds-end", "before"),
+        ("prepared", "before"),
+    ],
 )
 def test_the_source_is_killed_before_the_commit(
     job: Job, directory: Path, message: str, when: str

@@ -120,9 +120,9 @@ class Stage:
             assert self.wherry.status(cid) == "stopped"
             self.delete(cid)
 
-    def restore(self, cid: str, image: Path) -> None:
+    def restore(self, cid: str, image: Path, *options: str) -> None:
         """Bring the image back under a new id."""
-        self.wherry("restore", "--detach", "--image-path", image, cid)
+        self.wherry("restore", "--detach", *options, "--image-path", image, cid)
         self.alive.append(cid)
         assert self.wherry.status(cid) == "running"
 

@@ -16,6 +16,7 @@ from runtime.kernel.libc import syscall
 # Numbers of calls older than the common table (which starts at 424), <asm/unistd.h>.
 _NUMBERS: Final[dict[str, dict[str, int]]] = {
     "x86_64": {
+        "mremap": 25,
         "ptrace": 101,
         "unshare": 272,
         "get_robust_list": 274,
@@ -27,6 +28,7 @@ _NUMBERS: Final[dict[str, dict[str, int]]] = {
         "userfaultfd": 323,
     },
     "aarch64": {
+        "mremap": 216,
         "ptrace": 117,
         "unshare": 97,
         "get_robust_list": 100,

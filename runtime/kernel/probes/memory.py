@@ -9,19 +9,19 @@ import os
 import struct
 from pathlib import Path
 
+from runtime.kernel import pagemap, userfaultfd
 from runtime.kernel.features import Need, UnavailableError, probe
 from runtime.kernel.probes.attempt import raw, subject
 
 _GROUP = "memory"
 
-# <linux/userfaultfd.h>
-UFFD_API = 0xAA
-UFFDIO_API = 0xC018AA3F
-UFFD_FEATURE_WP_ASYNC = 1 << 15  # Linux 6.7
 # <linux/fs.h>
 PAGEMAP_SCAN = 0xC0606610  # Linux 6.7
 PROCMAP_QUERY = 0xC0686611  # Linux 6.11
 PAGE_IS_PRESENT = 1 << 3
+# <linux/mman.h>
+_MREMAP_DONTUNMAP = 1 | 2 | 4  # with MREMAP_MAYMOVE and MREMAP_FIXED, Linux 5.7
+_SIZE = mmap.PAGESIZE
 # Documentation/admin-guide/mm/pagemap.rst
 PM_SOFT_DIRTY = 1 << 55
 
@@ -115,9 +115,9 @@ def _procmap_query() -> str:
 @probe(
     "userfaultfd",
     group=_GROUP,
-    need=Need.UNUSED,
-    used_for="handing in pages when they are first touched (a lazy restore)",
-    without_it="memory is complete before a restored task runs, as in this version always",
+    need=Need.OPTIONAL,
+    used_for="handing in pages when they are first touched (wherry restore --lazy)",
+    without_it="memory is complete before a restored task runs, also with --lazy",
 )
 def _userfaultfd() -> str:
     os.close(raw("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK))
@@ -127,18 +127,35 @@ def _userfaultfd() -> str:
 @probe(
     "userfaultfd-wp-async",
     group=_GROUP,
-    need=Need.UNUSED,
-    used_for="knowing which pages were written between two looks",
-    without_it="soft-dirty bits, else comparing digests of chunks",
+    used_for="knowing which pages were written to between two looks (a live migration)",
+    without_it="a migration stops the container while all of its memory travels",
 )
 def _userfaultfd_wp_async() -> str:
-    fd = raw("userfaultfd", os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = raw("userfaultfd", userfaultfd.FLAGS)
     try:
-        api = bytearray(struct.pack("QQQ", UFFD_API, UFFD_FEATURE_WP_ASYNC, 0))
-        fcntl.ioctl(fd, UFFDIO_API, api)
+        userfaultfd.enable_write_tracking(fd)
+        old, new = _page(), _page()
+        if _written(fd, _address(old)) != [True, False]:
+            raise UnavailableError("a page does not stay armed")
+        # Kernels without "mm: clear uffd-wp PTE/PMD state on mremap()" take the mark along, and
+        # memory at a place where it never was would seem to be unwritten there.
+        raw("mremap", _address(old), _SIZE, _SIZE, _MREMAP_DONTUNMAP, _address(new))
+        if _written(fd, _address(new)) != [True, False]:
+            raise UnavailableError("a page that mremap has moved stays armed")
     finally:
         os.close(fd)
     return ""
+
+
+def _written(fd: int, page: int) -> list[bool]:
+    """Register and arm a page; whether it counted as written, before and after."""
+    userfaultfd.track_writes(fd, page, page + _SIZE)
+    with Path("/proc/self/pagemap").open("rb", buffering=0) as own:
+        looks = [
+            list(pagemap.written_runs(own.fileno(), page, page + _SIZE, rearm=rearm))
+            for rearm in (True, False)
+        ]
+    return [bool(look) for look in looks]
 
 
 @probe(

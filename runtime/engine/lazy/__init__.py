@@ -1,0 +1,1 @@
+"""Programs that run before all of their memory is there."""

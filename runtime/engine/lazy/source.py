@@ -1,0 +1,43 @@
+"""Where the content of memory comes from while, or after, a program is restored lazily."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+Buffer = bytes | bytearray | memoryview
+Range = tuple[int, int]  # start, end: byte addresses
+
+
+class PageSource(Protocol):
+    """Contents of address spaces, by address. Objects are address spaces: their ``mm_id``."""
+
+    def runs(self, object_id: int) -> Sequence[Range]:
+        """Which addresses of an address space have content here.
+
+        Returns:
+            Ascending, page-aligned, neither overlapping nor adjacent; empty for an object that is
+            not known. All other memory of a private mapping reads as zeros.
+        """
+
+    def read(self, object_id: int, start: int, length: int) -> Buffer:
+        """The content from address *start* on, all of it checked.
+
+        Called in several threads at once; whoever asks for memory near to what was asked for before
+        is answered faster. A writable view is best: it goes to the kernel without a copy.
+
+        Args:
+            object_id: Of the address space.
+            start: Byte address, page-aligned.
+            length: Bytes, whole pages; all within one run.
+
+        Raises:
+            WherryError, OSError: It cannot be had, or is not what it should be. The program that
+                needs it cannot go on then.
+        """
+
+    def kept_fds(self) -> Iterable[int]:
+        """The descriptors that `read` works with, in a process that has just been forked."""
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
