@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.benchmark.measure import SizeResult, measure_life_cycle, measure_size, note
+from scripts.benchmark.migration import measure_migrations, migration_report, migration_table
 from scripts.benchmark.scale import many_report, many_table, measure_many
 from scripts.benchmark.store import measure_store, store_report, store_table
 from scripts.benchmark.tool import Tool
@@ -26,11 +27,16 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="MIB")
     parser.add_argument(
-        "--only", choices=("sizes", "many", "store", "life"), help="measure just one of the parts"
+        "--only",
+        choices=("sizes", "many", "store", "life", "migrate"),
+        help="measure just one of the parts",
     )
+    parser.add_argument("part", nargs="?", choices=("migrate",), help="the same as --only migrate")
     parser.add_argument("--rounds", type=int, default=3, help="per size; the median is reported")
     parser.add_argument("--directory", type=Path, help="where images go [a temporary directory]")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.only = options.part or options.only
+    return options
 
 
 def _machine() -> dict[str, Any]:
@@ -99,6 +105,10 @@ def _measure(tool: Tool, scratch: Path, options: argparse.Namespace) -> dict[str
         stored = measure_store(tool, scratch, STORE_SIZE)
         _print_table(store_table(stored))
         report["store"] = store_report(stored)
+    if options.only in (None, "migrate"):
+        migrations = measure_migrations(tuple(options.sizes), options.rounds)
+        _print_table(migration_table(migrations))
+        report["migrations"] = migration_report(migrations)
     if options.only in (None, "life"):
         note("create, start, delete and run")
         life = measure_life_cycle(tool, scratch, max(options.rounds * 3, 5))
