@@ -29,13 +29,23 @@ ACCEPTABLE = ("cgroup-controllers", "clock", "cpu-features", "disk", "memory")
 """Reasons that a user may overrule, because wherry cannot know whether they matter."""
 
 
-def obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Refusal]:
-    """Every reason why this host cannot take the offered container; all of them at once."""
+def obstacles(root: Path, offer: OfferContainer, source: Hello, *, asked_ns: int) -> list[Refusal]:
+    """Every reason why this host cannot take the offered container; all of them at once.
+
+    Args:
+        root: State root of this host's containers.
+        offer: What is to come.
+        source: What its host says of itself.
+        asked_ns: CLOCK_REALTIME here when the conversation began.
+    """
     accepted = set(offer.accepted) & set(ACCEPTABLE)
-    return [each for each in _all_obstacles(root, offer, source) if each.reason not in accepted]
+    found = _all_obstacles(root, offer, source, asked_ns)
+    return [each for each in found if each.reason not in accepted]
 
 
-def _all_obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Refusal]:
+def _all_obstacles(
+    root: Path, offer: OfferContainer, source: Hello, asked_ns: int
+) -> list[Refusal]:
     return [
         *_host_differences(source),
         *_id_problems(root, offer.container_id),
@@ -46,7 +56,7 @@ def _all_obstacles(root: Path, offer: OfferContainer, source: Hello) -> list[Ref
         *_disk_problems(root, offer.disk_bytes),
         *_cgroup_problems(offer.spec),
         *_device_problems(offer),
-        *_clock_problems(offer.time_ns),
+        *_clock_problems(offer.time_ns, asked_ns),
     ]
 
 
@@ -261,8 +271,13 @@ def _device_problems(offer: OfferContainer) -> list[Refusal]:
     return found
 
 
-def _clock_problems(there_ns: int) -> list[Refusal]:
-    apart = abs(time.time_ns() - there_ns) / 1e9
+def _clock_problems(there_ns: int, asked_ns: int) -> list[Refusal]:
+    """Differences that do not come from the time that the offer was on its way.
+
+    It was written after our first word had gone out, at *asked_ns* of our clock.
+    """
+    least, most = asked_ns - there_ns, time.time_ns() - there_ns
+    apart = 0.0 if least <= 0 <= most else min(abs(least), abs(most)) / 1e9
     if not there_ns or apart <= CLOCK_TOLERANCE_S:
         return []
     sentence = f"the clocks of the hosts are {apart:.1f} s apart; programs would see time jump"

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import time
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -47,6 +48,7 @@ class Peer:
     Attributes:
         sent_bytes: Bytes of data frames sent so far, without their heads.
         received_bytes: The same, received.
+        began_ns: CLOCK_REALTIME when the conversation began.
     """
 
     def __init__(self, channel: Channel, *, timeout_s: float | None) -> None:
@@ -62,6 +64,7 @@ class Peer:
         self._data_bytes = 0  # received since the last end of data
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.began_ns = time.time_ns()
 
     def greet(self, *, timeout_s: float | None = None) -> None:
         """Exchange the first line.

@@ -69,7 +69,7 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
     origin = f"{source.hostname}:{offer.source_id}"
     if not offer.dry_run:
         clear_stale(root, offer.container_id, origin)
-    refusals = preflight.obstacles(root, offer, source)
+    refusals = preflight.obstacles(root, offer, source, asked_ns=peer.began_ns)
     if refusals:
         peer.send(Refuse.of(refusals))
         return

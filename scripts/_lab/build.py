@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .bridges import remove_bridges
 from .cgroups import (
     cgroup_pids,
     make_cgroups,
@@ -163,6 +164,7 @@ def answers(lab: Lab, host: str) -> bool:
 
 def tear_down(lab: Lab) -> None:
     """Remove whatever of the lab exists; every step looks for itself."""
+    remove_bridges(lab)
     for host in HOSTS:
         kill_host(lab, host)
         remove_cgroups(lab.label(host))

@@ -16,9 +16,11 @@ from scripts.benchmark.migration import measure_migrations, migration_report, mi
 from scripts.benchmark.scale import many_report, many_table, measure_many
 from scripts.benchmark.store import measure_store, store_report, store_table
 from scripts.benchmark.tool import Tool
+from scripts.benchmark.voyages import measure_voyages, voyage_report, voyage_table
 
 SIZES = (64, 512, 2048)
 STORE_SIZE = 1024
+REDIS_SIZE, REDIS_MOVES = 1024, 10
 TARGETS = {"checkpoint_ratio": 1.3, "restore_ratio": 1.5, "run_true_s": 0.120, "rss_mib": 150}
 
 
@@ -109,6 +111,9 @@ def _measure(tool: Tool, scratch: Path, options: argparse.Namespace) -> dict[str
         migrations = measure_migrations(tuple(options.sizes), options.rounds)
         _print_table(migration_table(migrations))
         report["migrations"] = migration_report(migrations)
+        voyages = measure_voyages(REDIS_SIZE, REDIS_MOVES)
+        _print_table(voyage_table(voyages))
+        report["redis"] = voyage_report(voyages)
     if options.only in (None, "life"):
         note("create, start, delete and run")
         life = measure_life_cycle(tool, scratch, max(options.rounds * 3, 5))

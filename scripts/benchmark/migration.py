@@ -39,13 +39,14 @@ class Hosts:
     """The lab; a context manager."""
 
     def __enter__(self) -> Hosts:
-        self._lab("up")
+        self.lab("up")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lab("down")
+        self.lab("down")
 
-    def _lab(self, *words: str) -> subprocess.CompletedProcess[str]:
+    def lab(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Call scripts/lab."""
         command = [sys.executable, str(LAB), "--name", NAME, *words]
         return subprocess.run(command, check=True, capture_output=True, text=True)
 
@@ -58,11 +59,11 @@ class Hosts:
         # Into a file, for what a detached container keeps open must not hold us.
         script = f"cd; {shlex.join(map(str, words))} > out 2> err < /dev/null"
         try:
-            self._lab("exec", host, "--", "sh", "-c", script)
+            self.lab("exec", host, "--", "sh", "-c", script)
         except subprocess.CalledProcessError:
-            sys.stderr.write(self._lab("exec", host, "--", "sh", "-c", "cd; cat err").stdout)
+            sys.stderr.write(self.lab("exec", host, "--", "sh", "-c", "cd; cat err").stdout)
             raise
-        return self._lab("exec", host, "--", "sh", "-c", "cd; cat out").stdout
+        return self.lab("exec", host, "--", "sh", "-c", "cd; cat out").stdout
 
     def start(self, mebibytes: int, rate: int) -> None:
         """Start the job on host a, and wait until its memory is filled."""

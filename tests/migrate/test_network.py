@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +14,11 @@ from typing import Any
 import pytest
 
 from tests.support.lab import Lab
+from tests.support.programs import need
 from tests.support.wait import wait_until
 
 ADDRESS = "10.88.0.7"
-CLIENT = "client"
+REDIS_CLIENT = Path(__file__).resolve().parents[2] / "scripts" / "benchmark" / "redis_client.py"
 
 SERVER = """
 import socket, threading
@@ -78,27 +81,43 @@ class Site:
     lab: Lab
     folder: Path
 
-    def start(self) -> None:
-        """Run the server on host a, connected with its bridge."""
-        command = ("wherry", "do", "--detach", "--id", "job", "--", "/usr/bin/env", "python3", "-c")
-        self.lab.run("a", *command, SERVER)
+    def start(self, *command: str) -> None:
+        """Run a server on host a, connected with its bridge."""
+        job = ("wherry", "do", "--detach", "--id", "job", "--", "/usr/bin/env")
+        self.lab.run("a", *job, *command)
         pid = self.lab.json("a", "wherry", "state", "job")["pid"]
-        self.lab.run(
-            "a",
-            "sh",
-            "-ec",
-            f"""
-            ip link add job0 type veth peer name eth0 netns {pid}
-            ip link set job0 master br0 up
-            nsenter --net --target {pid} ip address add {ADDRESS}/24 dev eth0
-            nsenter --net --target {pid} ip link set eth0 up
-        """,
-        )
+        inside = f"nsenter --net --target {pid} ip"
+        for words in (
+            f"ip link add job0 type veth peer name eth0 netns {pid}",
+            "ip link set job0 master br0 up",
+            f"{inside} address add {ADDRESS}/24 dev eth0",
+            f"{inside} link set eth0 up",
+        ):
+            self.lab.run("a", *words.split())
+
+    @contextlib.contextmanager
+    def used_by(self, *program: str | Path) -> Iterator[None]:
+        """A program on host c that runs until there is a file "stop" in the folder."""
+        command = ("ip", "netns", "exec", f"wherry-{self.lab.name}-c", sys.executable, *program)
+        with subprocess.Popen([*map(str, command)], stdin=subprocess.DEVNULL) as process:
+            try:
+                yield
+            finally:
+                (self.folder / "stop").touch()
+                try:
+                    assert process.wait(40) == 0, self.trouble()
+                except subprocess.TimeoutExpired:
+                    process.kill()
+                    raise
+
+    def trouble(self) -> str:
+        """What the client complains about."""
+        path = self.folder / "trouble"
+        return path.read_text() if path.exists() else ""
 
     def found(self) -> dict[str, Any]:
         """What the client says."""
-        trouble = self.folder / "trouble"
-        assert not trouble.exists(), trouble.read_text()
+        assert not self.trouble()
         path = self.folder / "found"
         result: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return result
@@ -112,59 +131,22 @@ class Site:
 
 @pytest.fixture
 def site(lab: Lab, tmp_path: Path) -> Iterator[Site]:
-    names = [f"wherry-{lab.name}-{host}" for host in ("a", "b")]
-    wire = ["ip", "link", "add", "wire", "netns", names[0], "type", "veth"]
-    subprocess.run([*wire, "peer", "name", "wire", "netns", names[1]], check=True)
-    for host in ("a", "b"):
-        lab.run(
-            host,
-            "sh",
-            "-ec",
-            """
-            ip link add br0 type bridge
-            ip link set wire master br0 up
-            ip link set br0 up
-        """,
-        )
-    lab.run(
-        "a",
-        "sh",
-        "-ec",
-        f"""
-        ip netns add {CLIENT}
-        ip link add client0 type veth peer name eth0 netns {CLIENT}
-        ip link set client0 master br0 up
-        ip -n {CLIENT} address add 10.88.0.9/24 dev eth0
-        ip -n {CLIENT} link set eth0 up
-    """,
-    )
+    lab.call("bridge")
     try:
         yield Site(lab, tmp_path)
     finally:
         for host in ("a", "b"):
             for cid in lab.containers(host):
                 lab.run(host, "wherry", "delete", "--force", cid, check=False)
-            lab.run(host, "sh", "-c", "ip link del br0; ip link del wire || :")
-        lab.run("a", "ip", "netns", "del", CLIENT)
+        lab.call("bridge", "--remove")
 
 
 @pytest.fixture
 def client(site: Site) -> Iterator[None]:
     """A client that never rests."""
-    site.start()
-    process = site.lab.popen(
-        "a", "ip", "netns", "exec", CLIENT, "python3", "-c", USER, ADDRESS, site.folder
-    )
-    try:
+    site.start("python3", "-c", SERVER)
+    with site.used_by("-c", USER, ADDRESS, site.folder):
         yield
-    finally:
-        (site.folder / "stop").touch()
-        try:
-            assert process.wait(40) == 0
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            raise
 
 
 @pytest.mark.usefixtures("client")
@@ -191,7 +173,21 @@ def test_a_network_that_is_not_there_is_named_before_anything_happens(site: Site
 
 
 def test_an_interface_that_it_has_not_got(site: Site) -> None:
-    site.start()
+    site.start("python3", "-c", SERVER)
     done = site.lab.run("a", "wherry", "migrate", "--network", "eth7=br0", "job", "b", check=False)
     assert "no interface eth7" in done.stderr
     assert site.lab.containers("a") == {"job": "running"}
+
+
+def test_redis_moves_and_forgets_nothing(site: Site) -> None:
+    need("redis-server")
+    options = ("--save", "", "--protected-mode", "no", "--dir", "/tmp")
+    site.start("redis-server", *options)
+    with site.used_by(REDIS_CLIENT, ADDRESS, site.folder, "16"):
+        wait_until(lambda: (site.folder / "ready").exists() or site.trouble())
+        for source, target in (("a", "b"), ("b", "a"), ("a", "b"), ("b", "a")):
+            site.lab.run(source, "wherry", "migrate", "job", target)
+            assert not site.trouble()
+    found = json.loads((site.folder / "found").read_text())
+    assert found["calls"] > 1000
+    assert len(found["slow_ms"]) >= 1, "nobody noticed anything: did it move?"

@@ -16,6 +16,7 @@ from migrate.preflight import ACCEPTABLE, obstacles, unlimited
 from runtime.spec import do_spec
 from tests.support.lab import Lab
 
+NOW = time.time_ns()
 OFFER = OfferContainer(
     token="0" * 32,
     container_id="moved",
@@ -28,7 +29,7 @@ OFFER = OfferContainer(
 
 def _reasons(root: Path, **changes: Any) -> set[str]:
     offer = dataclasses.replace(OFFER, **changes)
-    return {refusal.reason for refusal in obstacles(root, offer, own_hello())}
+    return {refusal.reason for refusal in obstacles(root, offer, own_hello(), asked_ns=NOW)}
 
 
 def test_nothing_stands_in_the_way(tmp_path: Path) -> None:
@@ -67,7 +68,7 @@ def test_another_processor(tmp_path: Path) -> None:
     other = dataclasses.replace(
         own, cpu_flags=(*own.cpu_flags, "avx1024"), signal_frame=1 << 20, vdso=b"other"
     )
-    found = {refusal.reason for refusal in obstacles(tmp_path, OFFER, other)}
+    found = {refusal.reason for refusal in obstacles(tmp_path, OFFER, other, asked_ns=NOW)}
     assert found == {"cpu-features", "xstate", "vdso"}
 
 
