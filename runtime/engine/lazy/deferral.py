@@ -28,8 +28,6 @@ from runtime.kernel.pidfd import get_fd, open_pidfd
 _MADV_WIPEONFORK = 18
 _UNFIT = MAP_LOCKED | MAP_GROWSDOWN
 _TYPE = 0x0F  # MAP_TYPE, include/uapi/linux/mman.h; droppable memory has another one
-_RANGES = 256  # pieces of an address space, about: each is a mapping of its own meanwhile
-_GAP = CHUNK_SIZE  # bytes without content that do not separate pieces
 
 
 def can_wait(vma: Vma) -> bool:
@@ -111,35 +109,19 @@ def _read_at_exit(process: Process) -> Iterator[int]:
 
 
 def pieces(space: AddressSpace, runs: Sequence[Range]) -> list[Range]:
-    """What to register, so that all *runs* are in it; not too many pieces, none across mappings."""
-    gap = _GAP
-    while True:
-        found = list(_pieces(space, runs, gap))
-        lazy = sum(1 for vma in space.vmas if can_wait(vma))
-        if len(found) <= max(_RANGES, 2 * lazy):
-            return found
-        gap *= 4
+    """What to register, so that all *runs* are in it: whole mappings.
 
-
-def _pieces(space: AddressSpace, runs: Sequence[Range], gap: int) -> Iterator[Range]:
-    index = 0
+    A part of a mapping would be one of its own until it is complete, and a program that moves all
+    of it meanwhile, as realloc(3) does, would get EFAULT from mremap(2). What of it has no
+    content is filled with zeros when it is asked for.
+    """
+    found, index = [], 0
     for vma in space.vmas:
-        if not can_wait(vma):
-            continue
         while index < len(runs) and runs[index][1] <= vma.start:
             index += 1
-        at, open_piece = index, (0, 0)
-        while at < len(runs) and runs[at][0] < vma.end:
-            low, high = max(runs[at][0], vma.start), min(runs[at][1], vma.end)
-            if open_piece[1] and low - open_piece[1] <= gap:
-                open_piece = (open_piece[0], high)
-            else:
-                if open_piece[1]:
-                    yield open_piece
-                open_piece = (low, high)
-            at += 1
-        if open_piece[1]:
-            yield open_piece
+        if index < len(runs) and runs[index][0] < vma.end and can_wait(vma):
+            found.append((vma.start, vma.end))
+    return found
 
 
 def register_space(

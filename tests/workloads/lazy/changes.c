@@ -8,11 +8,13 @@
 #include <pthread.h>
 
 enum { PAGE = 4096, PAGES = 48, BLOCK = PAGE * PAGES, BLOCKS = 384, THREADS = 4, CHILDREN = 6 };
+static const size_t SPARSE = 64 << 20;
 enum { SAVED, ZERO, GONE, WRITTEN };
 
 static char *area;             /* BLOCKS blocks, each followed by one page that nobody touches */
 static char *where[BLOCKS];    /* where a block is now */
 static char state[BLOCKS];     /* what it has to hold */
+static char *sparse;
 static char *calm;             /* as much again, which only threads read */
 
 static uint64_t word(uint64_t block, uint64_t page, uint64_t index, uint64_t salt)
@@ -87,6 +89,17 @@ static void move(int block)
     where[block] = moved;
     for (int page = 0; page < PAGES; page += 5)
         check_page(moved + BLOCK, 0, page, ZERO, "behind a moved block");
+}
+
+/* Two pages far from each other, and nothing between them; moved as one, as realloc(3) does. */
+static void move_sparse(void)
+{
+    char *moved = mremap(sparse, SPARSE, SPARSE * 2, MREMAP_MAYMOVE);
+    CHECK(moved != MAP_FAILED, "mremap of sparse memory");
+    CHECK(moved[1] == 'a' && moved[SPARSE - 2] == 'z', "the ends of sparse memory");
+    for (size_t at = PAGE; at < SPARSE - PAGE; at += SPARSE / 64)
+        CHECK(moved[at] == 0, "sparse memory at %zu", at);
+    CHECK(moved[SPARSE + PAGE] == 0, "behind moved sparse memory");
 }
 
 static void change(int block)
@@ -170,7 +183,12 @@ int main(int argc, char **argv)
         write_block(where[block], (uint64_t)block, 0);
         write_block(calm + (size_t)block * BLOCK, (uint64_t)(block + BLOCKS), 0);
     }
+    sparse = mmap(NULL, SPARSE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(sparse != MAP_FAILED, "mmap");
+    sparse[1] = 'a';
+    sparse[SPARSE - 2] = 'z';
     ready_then_go();
+    move_sparse();
     for (uintptr_t i = 0; i < THREADS; i++)
         CHECK(!pthread_create(&threads[i], NULL, read_at_random, (void *)i), "pthread_create");
     for (int step = 0; step < BLOCKS; step++) {
