@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from runtime.kernel.loop import backing_file
-from runtime.kernel.mount import fsconfig_create, fsopen
+from runtime.kernel.mount import fsconfig_create, fsmount, fsopen
 from tests.support.command import WHERRY, Wherry
 from tests.support.leftovers import loop_devices_of
 from tests.support.wait import wait_until
@@ -151,14 +151,23 @@ def test_where_it_is_not_mounted_nothing_is_saved(wherry: Wherry, scratch: Path)
 def test_device_numbers_stay_where_they_are_free(wherry: Wherry, scratch: Path) -> None:
     image = scratch / "image"
     ask = ("stat", "-c", "%d", "/", "/tmp", "/dev", "/dev/shm")
-    # High numbers, which nobody else gets meanwhile.
+    # High numbers, which nobody else gets when the lower ones are given back.
     with contextlib.ExitStack() as held:
+        highest = 0
         for _ in range(100):
             context = fsopen("tmpfs")
             held.callback(os.close, context)
             fsconfig_create(context)
-        start(wherry, "one")
-    before = wherry("exec", "one", *ask).stdout
+            mount = fsmount(context)
+            held.callback(os.close, mount)
+            highest = max(highest, os.fstat(mount).st_dev)
+        while True:
+            start(wherry, "one")
+            before = wherry("exec", "one", *ask).stdout
+            if min(map(int, before.split())) > highest:
+                break
+            # Somebody gave a lower one back meanwhile.
+            wherry("delete", "--force", "one")
     wherry("checkpoint", "--image-path", image, "one")
     wherry("delete", "one")
     wherry("restore", "--detach", "--image-path", image, "two")
