@@ -28,6 +28,7 @@ from runtime.engine.api import OutsideLink, Progress, RestoreOptions, no_progres
 from runtime.engine.restore import Restore
 from runtime.errors import RefusedError, RestoreError
 from runtime.filling import note_failure, note_pager, require_memory
+from runtime.kernel.executable import new_executable
 from runtime.metadata import ExecSession, file_identity
 from runtime.process import ProcessRef
 from runtime.sandbox.restore_stub import RestoreStub
@@ -481,7 +482,7 @@ def _stub_file() -> Iterator[int]:
     """The engine's stub as an executable file without a name."""
     from runtime.engine.arch import x86_64 as arch
 
-    fd = os.memfd_create("wherry-restore", os.MFD_CLOEXEC)
+    fd = new_executable("wherry-restore")
     try:
         os.write(fd, arch.stub_elf())
         yield fd

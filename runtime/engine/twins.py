@@ -39,12 +39,12 @@ from runtime.engine.arch import current as arch
 from runtime.engine.borrowing import borrowed, find_syscall_instruction, look, scratch_area
 from runtime.engine.context import DumpContext
 from runtime.engine.freeze import OPTIONS, frozen, undisturbed
+from runtime.engine.last_pid import set_last_pid
 from runtime.engine.live_process import LiveProcess
 from runtime.engine.ranges import Range
 from runtime.engine.remote import Batch, CallFailedError, Tracee
 from runtime.errors import CheckpointError, RefusedError, TaskVanishedError
 from runtime.kernel import proc_maps, process_vm, ptrace
-from runtime.kernel.last_pid import set_last_pid
 from runtime.kernel.procfs import read_text
 
 log = logging.getLogger(__name__)

@@ -16,12 +16,12 @@ Success is the channel's end-of-file.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import struct
 from typing import Final
 
+from runtime.kernel.executable import new_executable
 from runtime.sandbox.credentials import seccomp_comes_last
 from runtime.sandbox.program import exec_error
 from runtime.sandbox.seccomp import SeccompFilter
@@ -31,8 +31,6 @@ _BASE: Final = 0x400000
 _HEADERS: Final = 64 + 56  # ELF header and one program header
 _REPORT_BYTES: Final = 8
 _ERROR_BIT: Final = 0x80  # so that no report looks like the channel's text
-
-MFD_EXEC: Final = 0x10  # include/uapi/linux/memfd.h (Linux 6.3)
 
 # include/uapi/linux/fcntl.h
 _F_ADD_SEALS: Final = 1033
@@ -54,7 +52,7 @@ def make_launcher(report_fd: int, program: str, seccomp: SeccompFilter | None) -
     if os.uname().machine != "x86_64":
         return -1
     text = f"wherry: {program:.200}: cannot be executed\n".encode(errors="replace")
-    fd = _new_memfd()
+    fd = new_executable("wherry-launcher", os.MFD_ALLOW_SEALING)
     os.write(fd, _elf(report_fd, text, seccomp))
     fcntl.fcntl(fd, _F_ADD_SEALS, _ALL_SEALS)
     return fd
@@ -64,17 +62,6 @@ def launcher_for(process: Process, seccomp: SeccompFilter | None, report_fd: int
     """The launcher for a process, with the filter in it when that is the last step."""
     last = seccomp if seccomp_comes_last(process) else None
     return make_launcher(report_fd, process.args[0], last)
-
-
-def _new_memfd() -> int:
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        # Said explicitly where vm.memfd_noexec makes the other the default
-        return os.memfd_create("wherry-launcher", flags | MFD_EXEC)
-    except OSError as exc:
-        if exc.errno != errno.EINVAL:
-            raise
-        return os.memfd_create("wherry-launcher", flags)
 
 
 def check_report(report: bytes, program: str) -> None:

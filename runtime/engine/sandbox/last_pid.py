@@ -8,8 +8,8 @@ from formats.records.sandbox import LastPid
 from runtime.engine.context import DumpContext
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
+from runtime.engine.last_pid import last_pid, set_last_pid
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
-from runtime.kernel.last_pid import last_pid, set_last_pid
 
 SAVED = (("pid numbers", "new processes get the numbers that they would have got"),)
 
