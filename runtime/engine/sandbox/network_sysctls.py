@@ -27,7 +27,7 @@ _NAME = re.compile(r"[\w.@:+-]+(/[^/\0]+)+")
 _USUAL_SIZE, _MAX_SIZE = 1 << 9, 1 << 16
 # Duplicate address detection would delay addresses that have been through it already.
 _LAST = re.compile(r"ipv6/conf/[^/]+/accept_dad")
-_OF_LINK = re.compile(r"ipv[46]/conf/")
+_OF_LINKS = ("ipv4/conf", "ipv6/conf")
 # Seen in every namespace, but one for the whole kernel, and never taken back once it is set
 _OF_KERNEL = frozenset({"netfilter/nf_hooks_lwtunnel"})
 # Those that change others when they are written
@@ -49,16 +49,16 @@ class NetworkSysctls(SandboxKind):
         yield NetSysctl(scope.ns_id, values)
 
     def restore(self, files: RestoredFiles, place: Place, records: Sequence[NetSysctl]) -> None:
-        with _settings(place) as top:
+        with _settings(place) as settings:
             for name, value in _in_order(records):
-                _write(top, name, "0" if _LAST.fullmatch(name) else value)
+                settings.set(name, "0" if _LAST.fullmatch(name) else value)
 
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[NetSysctl]) -> None:
         """Again, for an interface that goes up changes some of its own (the MTU of IPv6)."""
-        with _settings(place) as top:
+        with _settings(place, _OF_LINKS) as settings:
             for name, value in _in_order(records):
-                if _OF_LINK.match(name):
-                    _write(top, name, value)
+                if name.startswith(_OF_LINKS):
+                    settings.set(name, value)
 
 
 def _of_configuration(context: DumpContext) -> dict[str, str]:
@@ -70,26 +70,38 @@ def _of_configuration(context: DumpContext) -> dict[str, str]:
     }
 
 
-def _values() -> Iterator[tuple[str, str]]:
-    for folder, _, names in os.walk(TOP):
+def _values(below: str = "") -> Iterator[tuple[str, str]]:
+    """Names and values of all settings that can be read and written, or of those *below* a folder.
+
+    Each file is opened by its folder's descriptor: there are hundreds, and paths cost most.
+    """
+    top = f"{TOP}/{below}" if below else TOP
+    if not os.path.isdir(top):  # ipv6 may be off
+        return
+    for folder, _, names, folder_fd in os.fwalk(top):
+        prefix = folder.removeprefix(TOP).removeprefix("/")
         for name in names:
-            path = f"{folder}/{name}"
-            mode = os.stat(path).st_mode
-            if not mode & stat.S_IWUSR or not mode & stat.S_IRUSR:
-                continue
-            name_below = path.removeprefix(f"{TOP}/")
-            value = None if name_below in _OF_KERNEL else _read(path)
+            name_below = f"{prefix}/{name}"
+            value = None if name_below in _OF_KERNEL else _read(name, folder_fd, writable=True)
             if value is not None:
                 yield name_below, value
 
 
-def _read(path: str, dir_fd: int | None = None) -> str | None:
-    """A file's content; None for one that has none to give, such as a secret that was never set."""
+def _read(path: str, dir_fd: int, *, writable: bool = False) -> str | None:
+    """A file's content; None for one that has none to give, such as a secret that was never set.
+
+    Args:
+        path: Below *dir_fd*.
+        dir_fd: A folder.
+        writable: Only if it can be written too.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=dir_fd)
     except OSError:
         return None
     try:
+        if writable and not os.fstat(fd).st_mode & stat.S_IWUSR:
+            return None
         # The kernel allocates as much as is asked for, and few values are long.
         content = os.read(fd, _USUAL_SIZE)
         if len(content) == _USUAL_SIZE:
@@ -115,32 +127,53 @@ def _in_order(records: Sequence[NetSysctl]) -> list[tuple[str, str]]:
 
 
 @contextlib.contextmanager
-def _settings(place: Place) -> Iterator[int]:
-    """Be in a namespace; a descriptor of the folder of its settings."""
+def _settings(place: Place, folders: Sequence[str] = ("",)) -> Iterator[_Settings]:
+    """Be in a namespace, and know what is set there below some folders."""
     with visiting_path(place.path, "net"):
         top = os.open(TOP, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            yield top
+            yield _Settings(top, folders)
         finally:
             os.close(top)
 
 
+class _Settings:
+    """The settings of the namespace that this thread is in.
+
+    Args:
+        top: Descriptor of their folder.
+        folders: Where to look for what is set.
+    """
+
+    def __init__(self, top: int, folders: Sequence[str]) -> None:
+        self._top = top
+        # Read in one go, until one is set that may change others.
+        self._now = {name: value for below in folders for name, value in _values(below)}
+        self._changed = False
+
+    def set(self, name: str, value: str) -> None:
+        """Set a value, unless it is what it should be.
+
+        Raises:
+            RestoreError: The name is none, or the kernel does not take the value.
+        """
+        if not _NAME.fullmatch(name) or ".." in name.split("/") or len(value) > _MAX_SIZE:
+            raise RestoreError(f"{name!r} is no network sysctl", reason="image-inconsistent")
+        now = _read(name, self._top) if self._changed else self._now.get(name)
+        if now != value:
+            _write(self._top, name, value)
+            self._changed = self._changed or not _LAST.fullmatch(name)
+
+
 def _write(top: int, name: str, value: str) -> None:
-    """Set a value, unless it is what it should be."""
-    if not _NAME.fullmatch(name) or ".." in name.split("/") or len(value) > _MAX_SIZE:
-        raise RestoreError(f"{name!r} is no network sysctl", reason="image-inconsistent")
-    now = _read(name, top)
-    if now == value:
-        return
-    if now is None and not os.access(name, os.F_OK, dir_fd=top):
-        log.warning("this host has no %s/%s, which was %r", TOP, name, value)
-        return
     try:
         fd = openat2(top, name, os.O_WRONLY, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
         try:
             os.write(fd, value.encode())
         finally:
             os.close(fd)
+    except FileNotFoundError:
+        log.warning("this host has no %s/%s, which was %r", TOP, name, value)
     except OSError as exc:
         raise RestoreError(
             f"cannot set {TOP}/{name} to {value!r}: {os.strerror(exc.errno or 0)}",
