@@ -12,7 +12,7 @@ static void *read_clock(void *argument)
                                        CLOCK_MONOTONIC_RAW};
     long index = (long)argument;
     double last = seconds(clocks[index]), first = last;
-    while (!stop) {
+    while (!stop || last == first) { /* a coarse clock moves with each tick only */
         double now = seconds(clocks[index]);
         CHECK(now >= last, "clock %d went back from %f to %f", clocks[index], last, now);
         CHECK(now - last < 60, "clock %d jumped from %f to %f", clocks[index], last, now);
@@ -20,7 +20,6 @@ static void *read_clock(void *argument)
         reads[index]++;
         time(NULL);
     }
-    CHECK(last > first, "clock %d stands still", clocks[index]);
     return NULL;
 }
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -18,6 +20,17 @@ from tests.support.command import WHERRY, Wherry
 
 # What `wherry state` must not pay for.
 HEAVY = {"paramiko", "rich", "psutil", "zstandard", "blake3", "msgpack", "asyncio", "concurrent"}
+
+
+@pytest.fixture(autouse=True)
+def own_signals() -> Iterator[None]:
+    """What the command sets for itself is not for the tests, which a Ctrl-C shall still end."""
+    kept = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    hook = sys.unraisablehook
+    yield
+    for signum, handler in kept.items():
+        signal.signal(signum, handler)
+    sys.unraisablehook = hook
 
 
 @pytest.mark.parametrize("name", sorted(COMMANDS))
