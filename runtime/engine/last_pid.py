@@ -1,17 +1,15 @@
 """/proc/sys/kernel/ns_last_pid: the number that a pid namespace gave to a task last.
 
 New tasks get the next free number above it. The file speaks of the namespace of whoever reads or
-writes it, so that a child of ours has to be born there for a moment: a program of a few
-instructions, which is there in a tenth of the time that a copy of this interpreter takes.
+writes it, so that a child of ours has to be born there for a moment.
 """
 
 from __future__ import annotations
 
 import os
 
-from runtime.engine.arch import current as arch
 from runtime.kernel.clone import CLONE_NEWPID
-from runtime.kernel.executable import new_executable
+from runtime.kernel.copier import spawn_copier
 from runtime.kernel.namespaces import setns
 
 _PATH = "/proc/sys/kernel/ns_last_pid"
@@ -71,25 +69,15 @@ def _copy_inside(pid: int, source: int, sink: int) -> None:
     """Have a child in the pid namespace of *pid* copy some bytes from *source* to *sink*."""
     here = os.open("/proc/thread-self/ns/pid_for_children", os.O_RDONLY | os.O_CLOEXEC)
     there = os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
-    program = new_executable("wherry-copy")
     try:
-        os.write(program, arch.copy_elf())
         setns(there, CLONE_NEWPID)
         try:
-            child = os.posix_spawn(
-                f"/proc/self/fd/{program}",
-                ["wherry-copy"],
-                {},
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, source, 0),
-                    (os.POSIX_SPAWN_DUP2, sink, 1),
-                ],
-            )
+            child = spawn_copier(source, sink)
         finally:
             setns(here, CLONE_NEWPID)
         error = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:
-        for fd in (here, there, program):
+        for fd in (here, there):
             os.close(fd)
     if error:
         raise OSError(error, f"{_PATH}: {os.strerror(error) if error > 0 else 'child killed'}")

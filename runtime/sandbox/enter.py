@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple, NoReturn
 
@@ -17,6 +17,7 @@ from runtime.kernel.keyring import new_session_keyring
 from runtime.kernel.namespaces import NAMESPACE_FLAGS, setns
 from runtime.sandbox import terminal
 from runtime.sandbox.cgroups import Cgroups
+from runtime.sandbox.cgroups.ahead import moving_soon
 from runtime.sandbox.channel import Channel, channel_pair
 from runtime.sandbox.credentials import set_oom_score
 from runtime.sandbox.descriptors import (
@@ -104,6 +105,19 @@ def exec_process(
     check_process_host(parsed, in_user_namespace=spec.linux.namespace("user") is not None)
     if cgroups is not None and cgroups.frozen:
         raise WrongStatusError("cannot exec in a paused container; resume it first")
+    with moving_soon() if cgroups is not None else nullcontext():
+        return _bring_in(target_init_pid, parsed, spec, cgroups, stdio, console, preserve_fds)
+
+
+def _bring_in(
+    target_init_pid: int,
+    parsed: Process,
+    spec: Spec,
+    cgroups: Cgroups | None,
+    stdio: Stdio,
+    console: int | None,
+    preserve_fds: int,
+) -> int:
     seccomp = None
     if spec.linux.seccomp is not None:
         from runtime.sandbox.seccomp import compile_profile

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import select
 import signal
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
@@ -20,6 +20,7 @@ from runtime.kernel.capabilities import last_capability
 from runtime.kernel.ptrace import WALL
 from runtime.kernel.rlimits import get_rlimit, set_rlimit
 from runtime.sandbox.cgroups import Cgroups
+from runtime.sandbox.cgroups.ahead import moving_soon
 from runtime.sandbox.cgroups.hierarchy import find_hierarchies
 from runtime.sandbox.channel import Channel, channel_pair
 from runtime.sandbox.credentials import set_oom_score
@@ -209,14 +210,17 @@ def create_init(
             cgroups.apply(spec.linux.resources)
         if exec_fifo is not None:
             _give_fifo(exec_fifo, spec)
-        with prepare(
-            spec,
-            overlay=overlay,
-            cgroups=cgroups,
-            exec_fifo=exec_fifo if restore is None else None,
-            root_device=0 if restore is None else restore.devices.get("/", 0),
-            host_devices=devices_of(spec) if spec.linux.namespace("user") is not None else (),
-        ) as prepared:
+        with (
+            moving_soon() if cgroups is not None else nullcontext(),
+            prepare(
+                spec,
+                overlay=overlay,
+                cgroups=cgroups,
+                exec_fifo=exec_fifo if restore is None else None,
+                root_device=0 if restore is None else restore.devices.get("/", 0),
+                host_devices=devices_of(spec) if spec.linux.namespace("user") is not None else (),
+            ) as prepared,
+        ):
             near, far = channel_pair()
             plan = InitPlan(
                 spec=spec,

@@ -31,26 +31,6 @@ from it with rt_sigreturn(2), so that the program goes on where it was stopped::
 
 The *stub* is the program that a restored process starts from: ``for (;;) pause();`` as a static
 ELF file of one page, so that there is next to nothing to unmap.
-
-The *copy* program reads once and writes once:
-
-            xor eax, eax
-            xor edi, edi
-            lea rsi, [rsp-128]
-            mov edx, 64
-            syscall                     ; read(0, ..., 64)
-            test eax, eax
-            js out
-            mov edx, eax
-            mov edi, 1
-            mov eax, edi
-            syscall                     ; write(1, ..., what was read)
-    out:    xor edi, edi
-            test eax, eax
-            jns leave
-            sub edi, eax
-    leave:  mov eax, 231
-            syscall                     ; exit_group(0, or the error's number)
 """
 
 from __future__ import annotations
@@ -60,6 +40,7 @@ import struct
 import time
 from typing import NamedTuple
 
+from runtime.kernel.executable import elf_of
 from runtime.kernel.numbers import NR
 from runtime.kernel.restart_block import RestartBlock
 
@@ -99,29 +80,9 @@ _STUB_CODE = bytes.fromhex("b8220000000f05ebf7")  # mov eax,34 (pause); syscall;
 STUB_SYSCALL = _STUB_BASE + 120 + 5  # where the stub's syscall instruction stands
 
 
-_COPY_CODE = bytes.fromhex(
-    "31c031ff488d742480ba400000000f0585c0780b89c2bf0100000089f80f0531ff85c0790229c7b8e70000000f05"
-)
-
-
 def stub_elf() -> bytes:
     """The stub program as a complete ELF file of 129 bytes."""
-    return _elf(_STUB_CODE)
-
-
-def copy_elf() -> bytes:
-    """A program that copies up to 64 bytes from descriptor 0 to 1; exits with the error number."""
-    return _elf(_COPY_CODE)
-
-
-def _elf(code: bytes) -> bytes:
-    size = 120 + len(code)
-    header = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header += struct.pack(
-        "<HHIQQQIHHHHHH", 2, ELF_MACHINE, 1, _STUB_BASE + 120, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
-    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _STUB_BASE, _STUB_BASE, size, size, 4096)
-    return header + segment + code
+    return elf_of(_STUB_CODE, ELF_MACHINE, _STUB_BASE)
 
 
 class Registers(NamedTuple):
