@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 from formats.records.memory import AddressSpace, Backing, Layout, Vma
 from runtime.engine.aio import dump_ring, is_ring
 from runtime.engine.arch import current as arch
@@ -105,13 +107,7 @@ def _brk(process: LiveProcess) -> int:
 def _vma(
     context: DumpContext, files: FileTable, pid: int, mapping: Mapping, mm_id: int
 ) -> Vma | None:
-    flags = MAP_SHARED if mapping.shared else MAP_PRIVATE
-    if "dp" in mapping.vm_flags:
-        flags = MAP_DROPPABLE
-    for code, flag in _FLAGS.items():
-        if code in mapping.vm_flags:
-            flags |= flag
-    advice = tuple(value for code, value in _ADVICE.items() if code in mapping.vm_flags)
+    flags, advice = _flags_and_advice(mapping.shared, mapping.vm_flags)
     segment = is_segment(mapping)
     backing, object_id, offset, name, huge = Backing.ANONYMOUS, 0, 0, "", 0
     if mapping.path in KERNEL_NAMES:
@@ -158,6 +154,17 @@ def _vma(
     )
 
 
+@cache  # few combinations are ever seen
+def _flags_and_advice(shared: bool, codes: frozenset[str]) -> tuple[int, tuple[int, ...]]:
+    flags = MAP_SHARED if shared else MAP_PRIVATE
+    if "dp" in codes:
+        flags = MAP_DROPPABLE
+    for code, flag in _FLAGS.items():
+        if code in codes:
+            flags |= flag
+    return flags, tuple(value for code, value in _ADVICE.items() if code in codes)
+
+
 def _guards(pid: int, mapping: Mapping) -> tuple[tuple[int, int], ...]:
     if "gu" not in mapping.vm_flags:
         return ()
@@ -174,29 +181,31 @@ def _is_anonymous(mapping: Mapping) -> bool:
 
 
 def _refused(context: DumpContext, pid: int, mapping: Mapping, mm_id: int) -> bool:
-    what = f"mapping {mapping.map_file} {mapping.path}".rstrip()
     tracked = context.tracked.get(mm_id)
-    for code, (reason, sentence) in _REFUSED.items():
-        if code == "uw" and tracked is not None and tracked.owns(mapping.start, mapping.end):
-            continue  # by ourselves
-        if code in mapping.vm_flags:
-            context.refuse(reason, context.subject(pid, what), f"{sentence} and cannot be saved")
-            return True
+    ours = (
+        "uw" in mapping.vm_flags
+        and tracked is not None
+        and tracked.owns(mapping.start, mapping.end)
+    )
+    problem = _problem(mapping, ours)
+    if problem is not None:
+        reason, sentence = problem
+        what = f"mapping {mapping.map_file} {mapping.path}".rstrip()
+        context.refuse(reason, context.subject(pid, what), sentence)
+    return problem is not None
+
+
+def _problem(mapping: Mapping, tracked: bool) -> tuple[str, str] | None:
+    """Why a mapping cannot be saved, as reason and sentence; *tracked* says by ourselves."""
+    for code in sorted(mapping.vm_flags & _REFUSED.keys()):
+        if code != "uw" or not tracked:
+            reason, sentence = _REFUSED[code]
+            return reason, f"{sentence} and cannot be saved"
     if mapping.path == SECRET + DELETED:
-        sentence = "is secret memory, which nobody else can read"
-        context.refuse("memfd-secret", context.subject(pid, what), sentence)
-        return True
+        return "memfd-secret", "is secret memory, which nobody else can read"
     if mapping.protection_key:
-        sentence = "has a protection key, whose allocation no interface shows"
-        context.refuse("vma-pkey", context.subject(pid, what), sentence)
-        return True
+        return "vma-pkey", "has a protection key, whose allocation no interface shows"
     if "ht" in mapping.vm_flags and not mapping.path.endswith(DELETED):
-        context.refuse("vma-hugetlb", context.subject(pid, what), "is a named file of hugetlbfs")
-        return True
-    known = mapping.path.startswith("/") or _is_anonymous(mapping)
-    if not known and not mapping.path.startswith("[anon_shmem:"):
-        context.refuse(
-            "vma-kind", context.subject(pid, what), "is of a kind that wherry cannot save"
-        )
-        return True
-    return False
+        return "vma-hugetlb", "is a named file of hugetlbfs"
+    known = mapping.path.startswith(("/", "[anon_shmem:")) or _is_anonymous(mapping)
+    return None if known else ("vma-kind", "is of a kind that wherry cannot save")

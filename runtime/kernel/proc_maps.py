@@ -6,13 +6,15 @@ smaps rather than maps, because only ``VmFlags`` tells growth direction, locking
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
 
 from runtime.kernel.escapes import unescape
 from runtime.kernel.procfs import read_bytes
 
 _ENTRY = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
+    rb"^([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
     rb" *([^\n]*)\n"
     rb"Size:[^\n]*\nKernelPageSize: +(\d+) kB\n"
     rb"(?:(?!VmFlags|ProtectionKey)[A-Z][^\n]*\n)*"
@@ -24,8 +26,7 @@ _ENTRY = re.compile(
 PROT_READ, PROT_WRITE, PROT_EXEC = 1, 2, 4
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One line of maps with its ``VmFlags``.
 
     Attributes:
@@ -68,30 +69,45 @@ def mappings(pid: int) -> list[Mapping]:
 
     Source: man 5 proc_pid_smaps.
     """
-    text = read_bytes(f"/proc/{pid}/smaps")
-    found: list[Mapping] = []
-    for match in _ENTRY.finditer(text):
-        read, write, execute = match[3] == b"r", match[4] == b"w", match[5] == b"x"
-        found.append(
-            Mapping(
-                start=int(match[1], 16),
-                end=int(match[2], 16),
-                protection=read * PROT_READ | write * PROT_WRITE | execute * PROT_EXEC,
-                shared=match[6] == b"s",
-                offset=int(match[7], 16),
-                device=(int(match[8], 16), int(match[9], 16)),
-                inode=int(match[10]),
-                path=unescape(match[11]),
-                page_size=int(match[12]) << 10,
-                protection_key=int(match[13] or 0),
-                vm_flags=frozenset(match[14].decode().split()),
-            )
-        )
+    found = []
+    for match in _ENTRY.finditer(read_bytes(f"/proc/{pid}/smaps")):
+        *line, page_kib, key, codes = match.groups()
+        found.append(_mapping(line, int(page_kib) << 10, int(key or 0), _codes(codes)))
     return found
 
 
+def _mapping(
+    line: Sequence[bytes], page_size: int, protection_key: int, vm_flags: frozenset[str]
+) -> Mapping:
+    start, end, protection, shared, offset, major, minor, inode, path = line
+    return Mapping(
+        int(start, 16),
+        int(end, 16),
+        _protection(protection),
+        shared == b"s",
+        int(offset, 16),
+        (int(major, 16), int(minor, 16)),
+        int(inode),
+        unescape(path),
+        page_size,
+        protection_key,
+        vm_flags,
+    )
+
+
+@cache  # few are ever seen
+def _protection(letters: bytes) -> int:
+    bits = {ord("r"): PROT_READ, ord("w"): PROT_WRITE, ord("x"): PROT_EXEC}
+    return sum(bits.get(letter, 0) for letter in letters)
+
+
+@cache
+def _codes(line: bytes) -> frozenset[str]:
+    return frozenset(line.decode().split())
+
+
 _LINE = re.compile(
-    rb"^([0-9a-f]+)-([0-9a-f]+) ([r-])([w-])([x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
+    rb"^([0-9a-f]+)-([0-9a-f]+) ([r-][w-][x-])([ps]) ([0-9a-f]+) ([0-9a-f]+):([0-9a-f]+) (\d+)"
     rb" *([^\n]*)$",
     re.MULTILINE,
 )
@@ -102,24 +118,8 @@ def lines(pid: int) -> list[Mapping]:
 
     Source: man 5 proc_pid_maps.
     """
-    return [
-        Mapping(
-            start=int(match[1], 16),
-            end=int(match[2], 16),
-            protection=(match[3] == b"r") * PROT_READ
-            | (match[4] == b"w") * PROT_WRITE
-            | (match[5] == b"x") * PROT_EXEC,
-            shared=match[6] == b"s",
-            offset=int(match[7], 16),
-            device=(int(match[8], 16), int(match[9], 16)),
-            inode=int(match[10]),
-            path=unescape(match[11]),
-            page_size=0,
-            protection_key=0,
-            vm_flags=frozenset(),
-        )
-        for match in _LINE.finditer(read_bytes(f"/proc/{pid}/maps"))
-    ]
+    found = _LINE.finditer(read_bytes(f"/proc/{pid}/maps"))
+    return [_mapping(match.groups(), 0, 0, frozenset()) for match in found]
 
 
 def is_segment(mapping: Mapping) -> bool:
