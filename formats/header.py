@@ -42,10 +42,12 @@ RESERVED_INCOMPATIBLE: dict[int, str] = {
     0: "encryption",  # bodies are sealed; needs a key
     1: "external-chunks",  # contents are in a store, not in this file
     2: "staged-memory",  # a part of the contents came before, in other images
+    3: "pages-elsewhere",  # a part of the contents is asked for later
 }
 
 EXTERNAL_CHUNKS = 1 << 1  # formats.external reads and writes such images
 STAGED_MEMORY = 1 << 2  # formats.staged reads and writes such images
+PAGES_ELSEWHERE = 1 << 3  # formats.elsewhere reads and writes such images
 
 _FIXED = struct.Struct("<8sHH4xQQ24x")
 _WORDS = slice(32, 56)

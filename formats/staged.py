@@ -39,12 +39,8 @@ class StagedImageReader(ImageReader):
 
 def staged_records(object_id: int, staged_id: int, ranges: Sequence[Range]) -> Iterator[Staged]:
     """The records for the staged content of an object; none when there is none."""
-    for first in range(0, len(ranges), _MAX_RANGES):
-        part = ranges[first : first + _MAX_RANGES]
-        words = array.array("Q", [word for pair in part for word in pair])
-        if sys.byteorder == "big":
-            words.byteswap()
-        yield Staged(object_id, staged_id, words.tobytes())
+    for packed in pack_ranges(ranges):
+        yield Staged(object_id, staged_id, packed)
 
 
 def ranges_of(record: Staged) -> list[Range]:
@@ -53,22 +49,45 @@ def ranges_of(record: Staged) -> list[Range]:
     Raises:
         ImageCorruptError: They are not as they have to be.
     """
+    return unpack_ranges(record.ranges, record.object_id)
+
+
+def pack_ranges(ranges: Sequence[Range]) -> Iterator[bytes]:
+    """Ranges as records carry them, each piece small enough for one; none when there is none."""
+    for first in range(0, len(ranges), _MAX_RANGES):
+        part = ranges[first : first + _MAX_RANGES]
+        words = array.array("Q", [word for pair in part for word in pair])
+        if sys.byteorder == "big":
+            words.byteswap()
+        yield words.tobytes()
+
+
+def unpack_ranges(packed: bytes, object_id: int) -> list[Range]:
+    """The reverse of `pack_ranges`, for one piece.
+
+    Args:
+        packed: From a record or a message.
+        object_id: For the message.
+
+    Raises:
+        ImageCorruptError: They are not as they have to be.
+    """
     words = array.array("Q")
-    if len(record.ranges) % 16:
-        raise _bad(record)
-    words.frombytes(record.ranges)
+    if len(packed) % 16:
+        raise _bad(object_id)
+    words.frombytes(packed)
     if sys.byteorder == "big":
         words.byteswap()
     found = list(zip(words[::2], words[1::2], strict=True))
     last = 0
     for start, end in found:
         if start < last or end <= start or (start | end) % PAGE_SIZE:
-            raise _bad(record)
+            raise _bad(object_id)
         last = end
     if last > MAX_ADDRESS:
-        raise _bad(record)
+        raise _bad(object_id)
     return found
 
 
-def _bad(record: Staged) -> ImageCorruptError:
-    return ImageCorruptError(f"the staged ranges of object {record.object_id} are malformed")
+def _bad(object_id: int) -> ImageCorruptError:
+    return ImageCorruptError(f"the ranges of object {object_id} are malformed")

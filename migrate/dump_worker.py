@@ -21,6 +21,7 @@ import contextlib
 import dataclasses
 import fcntl
 import gc
+import importlib
 import logging
 import os
 import selectors
@@ -33,6 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from formats.elsewhere import ElsewhereImageWriter
 from formats.staged import StagedImageWriter
 from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
@@ -126,7 +128,12 @@ class DumpWorker:
         unthrottle(self._before)  # in case that it was killed
 
     def dump(
-        self, send: Callable[[bytes], object], progress: Progress, idle: Callable[[], object]
+        self,
+        send: Callable[[bytes], object],
+        progress: Progress,
+        idle: Callable[[], object],
+        *,
+        postcopy: bool = False,
     ) -> dict[str, Any]:
         """Freeze and dump; returns when the image's last byte has been passed to *send*.
 
@@ -136,6 +143,7 @@ class DumpWorker:
             send: Gets the image piece by piece.
             progress: As the engine reports it.
             idle: Called when there is nothing to send for the moment.
+            postcopy: Leave out what can be asked for later.
 
         Returns:
             What `runtime.engine.api.DumpReport` holds, and ``began_ns``: CLOCK_MONOTONIC when the
@@ -145,7 +153,7 @@ class DumpWorker:
             RefusedError, CheckpointError: The container cannot be dumped, and goes on.
             MigrateError: What *send* raises.
         """
-        return self._do("dump", send, progress, idle)
+        return self._do("dump", send, progress, idle, postcopy=postcopy)
 
     def round(
         self, send: Callable[[bytes], object], progress: Progress, idle: Callable[[], object]
@@ -325,12 +333,14 @@ class _Worker:
         self._precopy: PreCopy | None = None
         self._throttled = False
         self._left = SMALL  # bytes, at the last look
+        self._postcopy = False
 
     def serve(self) -> None:
         while (request := self._line.receive()) is not None:
             sent = self._sink.total
             match request["op"]:
                 case "dump":
+                    self._postcopy = bool(request["postcopy"])
                     self._dump_and_hold()
                     return
                 case "round":
@@ -370,6 +380,8 @@ class _Worker:
         from runtime.kernel.restart_block import restart_blocks
 
         dump.warm_up()
+        if self._postcopy:
+            importlib.import_module("runtime.engine.lazy.deferral")
         if freeze.has_sleepers(self._container.cgroups):
             restart_blocks()
 
@@ -402,6 +414,8 @@ class _Worker:
         """Freeze and dump, again if what stands in the way is gone when the program goes on."""
         deadline = time.monotonic() + self._options.timeout_s
         writer_class = ImageWriter if self._precopy is None else StagedImageWriter
+        if self._postcopy:
+            writer_class = ElsewhereImageWriter
         # For little memory, threads take longer than the work.
         with writer_class(self._sink, workers=0 if self._left < SMALL else 2) as writer:
             while True:
@@ -422,7 +436,13 @@ class _Worker:
         freeze_ns = time.monotonic_ns() - began_ns
         _hold_network(container, self._line, hold)
         with dumping(
-            container, writer, _reporter(self._line), options, hold, precopy=self._precopy
+            container,
+            writer,
+            _reporter(self._line),
+            options,
+            hold,
+            precopy=self._precopy,
+            postcopy=self._postcopy,
         ) as report:
             pass  # the image is complete, and the container is still frozen when the block is left
         report.freeze_ns += freeze_ns

@@ -9,16 +9,18 @@ of it is there and never will be (thaw here).
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from migrate.errors import LoginError, MigrateError, TransportError, UndecidedError
-from migrate.messages import Answer, Done, Phase, Query, Wish
+from migrate.messages import Answer, Done, PageState, Phase, Query, Wish
 from migrate.remote import Route, talk_to
 from runtime.container import Container
 from runtime.engine import network_hold
 from runtime.errors import ContainerNotFoundError
 from runtime.metadata import HANDOVER, NETWORK_HOLD, Metadata, update_metadata
+from runtime.process import ProcessRef
 from runtime.status import Status
 
 if TYPE_CHECKING:
@@ -37,12 +39,14 @@ class Intent:
         remote_id: The container's id at the destination.
         route: How to reach the destination.
         since: Wall-clock seconds of the decision.
+        pages: After post-copy: whose memory the destination still asks for, by address space.
     """
 
     token: str
     remote_id: str
     route: Route
     since: float
+    pages: Mapping[int, ProcessRef] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
@@ -51,6 +55,7 @@ class Intent:
             "remote_id": self.remote_id,
             "route": self.route.to_json(),
             "since": self.since,
+            "pages": {str(mm_id): process.to_json() for mm_id, process in self.pages.items()},
         }
 
 
@@ -69,6 +74,10 @@ def intent_of(metadata: Metadata) -> Intent | None:
             str(noted["remote_id"]),
             Route.from_json(noted["route"]),
             float(noted["since"]),
+            {
+                int(mm_id): ProcessRef(int(process["pid"]), int(process["start_ticks"]))
+                for mm_id, process in noted.get("pages", {}).items()
+            },
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise MigrateError(
@@ -125,8 +134,8 @@ def settle(
         retry_for_s: How long to try again while the destination cannot be reached.
 
     Returns:
-        The destination's answer. After RUNNING (and COMMITTED) ours is destroyed; after
-        ABORTED and UNKNOWN it runs again, unless *wish* is ASK.
+        The destination's answer. After RUNNING (and COMMITTED) ours is destroyed, if no pages of it
+        are wanted or were lost; after ABORTED and UNKNOWN it runs again, unless *wish* is ASK.
 
     Raises:
         UndecidedError: The destination cannot be reached; ours stays frozen.
@@ -153,6 +162,8 @@ def _ask_once(container: Container, intent: Intent, wish: Wish, ask: Ask | None)
         far.peer.send(Query(intent.token, wish))
         answer = far.peer.receive(Answer)
         if wish is Wish.ASK:
+            return answer
+        if intent.pages and answer.pages is not PageState.COMPLETE:
             return answer
         if answer.phase in (Phase.RUNNING, Phase.COMMITTED):
             give_away(container)

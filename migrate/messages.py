@@ -17,7 +17,7 @@ PROTOCOL_VERSIONS = (1,)
 
 FEATURES = (
     *("container-stream", "dry-run", "file", "frames", "handover-query", "outside-links"),
-    *("precopy",),
+    *("postcopy", "precopy"),
 )
 """Abilities beyond the version, by name; a side uses only what both have named."""
 
@@ -51,6 +51,17 @@ class Wish(enum.StrEnum):
     """Start what is prepared; if that cannot be, abort."""
     ABORT = "abort"
     """Abort what has not been committed."""
+
+
+class PageState(enum.StrEnum):
+    """What has become of the memory that stayed at the source."""
+
+    COMPLETE = "complete"
+    """All of it has come, or nothing was to come."""
+    WANTED = "wanted"
+    """The container needs the source, which must keep its own frozen and serve pages."""
+    LOST = "lost"
+    """It could not be had, and what there was of the container is dead."""
 
 
 @record("migrate-hello")
@@ -134,6 +145,9 @@ class OfferContainer:
         rounds: Whether memory comes in rounds before the image; only with the feature ``precopy``.
         overlay: With rounds: whether it has an overlay.
         hash_seed: With rounds: of the overlay's own file system; empty for none.
+        pages_within_s: More than 0: memory that can wait is asked for when the container runs, only
+            with the feature ``postcopy``; when nobody gives it for so many seconds, the container
+            is killed.
     """
 
     token: str
@@ -150,6 +164,7 @@ class OfferContainer:
     rounds: bool = False
     overlay: bool = False
     hash_seed: str = ""
+    pages_within_s: int = 0
 
 
 @record("migrate-ready")
@@ -353,11 +368,13 @@ class Answer:
         phase: How far it has come.
         container_id: The id there, empty when unknown.
         sentence: More about it, possibly empty.
+        pages: Of a container that runs, or ran, after a post-copy migration: a `PageState`.
     """
 
     phase: Phase
     container_id: str = ""
     sentence: str = ""
+    pages: PageState = PageState.COMPLETE
 
 
 @record("migrate-done")
@@ -368,7 +385,62 @@ class Done:
     token: str
 
 
+@record("migrate-pages")
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The source is ready to give pages of a container that runs at the destination.
+
+    Attributes:
+        token: Of the handover.
+    """
+
+    token: str
+
+
+@record("migrate-page-request")
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """The destination wants memory.
+
+    Attributes:
+        mm_id: The address space, as in the image.
+        ranges: (start, end) byte addresses as in the image's records; 1 MiB at most in all.
+    """
+
+    mm_id: int
+    ranges: bytes
+
+
+@record("migrate-page-content")
+@dataclass(frozen=True, slots=True)
+class PageContent:
+    """What was asked for; it follows as data frames. Requests are answered in their order.
+
+    Attributes:
+        plain_bytes: Its size.
+        stored_bytes: What follows; less than *plain_bytes* if it is a zstd frame.
+    """
+
+    plain_bytes: int
+    stored_bytes: int
+
+
+@record("migrate-all-here")
+@dataclass(frozen=True, slots=True)
+class AllHere:
+    """The destination needs the source no more.
+
+    Attributes:
+        faults: How often the program had to wait for a page.
+        filled_bytes: What it was given, copies in children included.
+    """
+
+    faults: int = 0
+    filled_bytes: int = 0
+
+
 MESSAGES: tuple[type[Record], ...] = (
     *(Hello, OfferFile, OfferContainer, Ready, Refuse, DataEnd, Stored, Prepared, Commit),
     *(Running, Frames, Failed, Abort, Ping, Query, Answer, Done, Round, RoundStaged, RoundsEnd),
+    *(Pages, PageRequest, PageContent, AllHere),
 )

@@ -62,6 +62,8 @@ class Mode(enum.StrEnum):
     """All of it while the container is frozen."""
     PRECOPY = "precopy"
     """In rounds while it runs, and the rest while it is frozen."""
+    POSTCOPY = "postcopy"
+    """When it runs at the destination: first what it asks for, then all the rest."""
 
 
 class Ended(enum.StrEnum):

@@ -170,6 +170,25 @@ class Peer:
             if not isinstance(message, Ping):
                 raise ProtocolError(f"{kind_of(message)} came in the middle of the data")
 
+    def receive_body(self, size: int) -> bytearray:
+        """Data frames of *size* bytes in all, which a message has announced.
+
+        Raises:
+            As `receive_any`; ProtocolError also when something else comes.
+        """
+        body = bytearray()
+        while len(body) < size:
+            kind, payload = self._next_frame(None)
+            if kind != _DATA or len(body) + len(payload) > size:
+                raise ProtocolError(f"no data frame of at most {size} bytes came where one was due")
+            self.received_bytes += len(payload)
+            body += payload
+        return body
+
+    def idle(self) -> bool:
+        """Whether nothing was read ahead."""
+        return not self._buffer
+
     def forget_input(self) -> None:
         """Drop what was read ahead: a forked process has read the data to its end for us.
 

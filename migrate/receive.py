@@ -16,7 +16,7 @@ from pathlib import Path
 from formats.errors import WherryError
 from migrate.errors import RemoteError, TransportError
 from migrate.hello import exchange
-from migrate.messages import Failed, Hello, OfferContainer, OfferFile, Query
+from migrate.messages import Failed, Hello, OfferContainer, OfferFile, Pages, Query
 from migrate.protocol import Peer
 from migrate.receive_file import receive_file
 from migrate.transport import DescriptorChannel
@@ -58,7 +58,7 @@ def serve(channel: DescriptorChannel, root: Path) -> None:
     """
     peer = Peer(channel, timeout_s=SILENCE_TIMEOUT_S)
     try:
-        _answer(peer, root, exchange(peer))
+        _answer(peer, root, exchange(peer), channel.fds())
     except TransportError:
         raise
     except RemoteError:
@@ -74,18 +74,20 @@ def serve(channel: DescriptorChannel, root: Path) -> None:
         raise
 
 
-def _answer(peer: Peer, root: Path, source: Hello) -> None:
-    message = peer.receive_any(OfferFile, OfferContainer, Query)
+def _answer(peer: Peer, root: Path, source: Hello, fds: tuple[int, int]) -> None:
+    message = peer.receive_any(OfferFile, OfferContainer, Query, Pages)
     if isinstance(message, OfferFile):
         receive_file(peer, message)
         return
     # The runtime is not needed for files, and takes its time to load.
-    from migrate.receive_container import answer_query, receive_container
+    from migrate.receive_container import answer_query, receive_container, serve_pager
 
     if isinstance(message, OfferContainer):
-        receive_container(peer, message, root, source)
+        receive_container(peer, message, root, source, fds)
     elif isinstance(message, Query):
         answer_query(peer, message, root)
+    elif isinstance(message, Pages):
+        serve_pager(peer, message, root, fds)
 
 
 def _tell(peer: Peer, reason: str, sentence: str) -> None:

@@ -18,13 +18,16 @@ import os
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from formats.elsewhere import ElsewhereImageReader
 from formats.errors import WherryError
 from migrate import preflight
 from migrate.errors import MigrateError, ProtocolError
 from migrate.ledger import Entry, advance, open_ledger
 from migrate.messages import (
+    AllHere,
     Answer,
     Commit,
     Done,
@@ -32,6 +35,8 @@ from migrate.messages import (
     HeldFrame,
     Hello,
     OfferContainer,
+    Pages,
+    PageState,
     Phase,
     Prepared,
     Query,
@@ -40,13 +45,21 @@ from migrate.messages import (
     Running,
     Wish,
 )
+from migrate.page_source import PAGES, PageLine, hand_over
 from migrate.protocol import DataSource, Peer
 from migrate.receive_rounds import LatePlan, options_of
 from runtime.container import Container
 from runtime.creation import CreateRequest
 from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
+from runtime.filling import KILLED, fillers
+from runtime.metadata import read_metadata
 from runtime.process import ProcessRef
-from runtime.restore_container import Restoring, plan_from_source
+from runtime.restore_container import (
+    RestorePlan,
+    Restoring,
+    plan_from_reader,
+    plan_from_source,
+)
 from runtime.sandbox.descriptors import Stdio
 from runtime.status import Status
 
@@ -54,11 +67,21 @@ log = logging.getLogger(__name__)
 
 TOKEN = re.compile(r"[0-9a-f]{32}")
 END_TIMEOUT_S = 15.0
+MAX_PATIENCE_S = 86400
 COMMIT_TIMEOUT_S = 60.0  # the source says commit at once; later the line is taken for dead
 
 
-def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hello) -> None:
+def receive_container(
+    peer: Peer, offer: OfferContainer, root: Path, source: Hello, fds: tuple[int, int]
+) -> None:
     """Take in the offered container, or refuse it.
+
+    Args:
+        peer: The source.
+        offer: What it offers.
+        root: State root of this host's containers.
+        source: Who it is.
+        fds: What *peer* is read and written with.
 
     Raises:
         WherryError: It failed before the commit, and nothing of it is left here; or it could not be
@@ -101,10 +124,13 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
     # The record may be forgotten when the source has settled its side; if it never says so, time
     # will do it.
     with contextlib.suppress(MigrateError):
-        word = peer.receive_any(Frames, Done)
+        word = peer.receive_any(Frames, Done, Pages)
         if isinstance(word, Frames):
             _deliver(container, word.frames)
-            peer.receive(Done)
+            word = peer.receive_any(Done, Pages)
+        if isinstance(word, Pages):
+            serve_pager(peer, word, root, fds)
+            return
         forget(root, offer.token)
 
 
@@ -129,13 +155,7 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
         late = LatePlan(peer, offer)
         plan, spec, bundle, overlay = late, late.spec, late.bundle, late.overlay
     else:
-        early = plan_from_source(
-            DataSource(peer),
-            None,
-            spec=None,
-            name=offer.container_id,
-            options=options_of(offer),
-        )
+        early = _early_plan(peer, offer)
         plan, spec, bundle, overlay = early, early.spec, early.bundle, early.overlay
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -159,6 +179,106 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
             f"{offer.container_id}: the handover was aborted meanwhile", reason="handover-aborted"
         )
     peer.send(Prepared(time.monotonic_ns() - started))
+
+
+def _early_plan(peer: Peer, offer: OfferContainer) -> RestorePlan:
+    image, options = DataSource(peer), options_of(offer)
+    if not offer.pages_within_s:
+        return plan_from_source(image, None, spec=None, name=offer.container_id, options=options)
+    if not 0 < offer.pages_within_s <= MAX_PATIENCE_S:
+        raise ProtocolError(f"nobody waits for {offer.pages_within_s} s")
+    return plan_from_reader(
+        ElsewhereImageReader(image),
+        image,
+        None,
+        spec=None,
+        name=offer.container_id,
+        options=replace(options, lazy=True),
+        far=PageLine(offer.pages_within_s),
+    )
+
+
+def serve_pager(peer: Peer, pages: Pages, root: Path, fds: tuple[int, int]) -> None:
+    """Bring the pager of a container that runs here together with the source.
+
+    Args:
+        peer: The source.
+        pages: Its word.
+        root: State root of this host's containers.
+        fds: What *peer* is read and written with.
+
+    Raises:
+        TransportError: The source has hung up.
+        ProtocolError: It says more than it should.
+    """
+    if not TOKEN.fullmatch(pages.token):
+        raise ProtocolError("the token is malformed")
+    answer = _answer(root, pages.token)
+    if answer.pages is PageState.WANTED:
+        if not peer.idle():
+            raise ProtocolError("the source does not wait for what it is asked for")
+        if hand_over(root / answer.container_id, fds):
+            # All that is to be said, the pager has said.
+            answer = _answer(root, pages.token)
+            if answer.pages is not PageState.COMPLETE:
+                return
+        else:
+            answer = _settled_answer(root, pages.token)
+            peer.send(AllHere() if answer.pages is PageState.COMPLETE else answer)
+    else:
+        settled = answer.phase is Phase.RUNNING and answer.pages is PageState.COMPLETE
+        peer.send(AllHere() if settled else answer)
+    with contextlib.suppress(MigrateError):
+        forget(root, peer.receive(Done).token)
+
+
+def _settled_answer(root: Path, token: str) -> Answer:
+    """When there is no pager any more: what it, or its guard, is about to write down."""
+    with contextlib.suppress(ContainerError, FileNotFoundError):
+        for process in fillers(read_metadata(root / _answer(root, token).container_id)):
+            process.wait_gone(END_TIMEOUT_S)
+    return _answer(root, token)
+
+
+def _answer(root: Path, token: str) -> Answer:
+    """What holds of a handover."""
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+    if entry is None:
+        return Answer(Phase.UNKNOWN)
+    pages, sentence = PageState.COMPLETE, ""
+    if entry.phase is Phase.RUNNING:
+        pages, sentence = _page_state(root, entry.container_id)
+    return Answer(entry.phase, entry.container_id, sentence, pages)
+
+
+def _page_state(root: Path, cid: str) -> tuple[PageState, str]:
+    """What has become of the memory that was to come later, and why."""
+    try:
+        # Whether it ended well was written down before it ended.
+        over = not any(process.alive() for process in fillers(read_metadata(root / cid)))
+        metadata = read_metadata(root / cid)
+    except ContainerError as exc:
+        return PageState.LOST, str(exc)
+    killed = metadata.extra.get(KILLED)
+    if killed is not None:
+        return PageState.LOST, str(killed["message"])
+    if metadata.extra.get(PAGES) != PageState.WANTED:
+        return PageState.COMPLETE, ""
+    if not over:
+        return PageState.WANTED, ""
+    return PageState.LOST, "its pager has vanished"
+
+
+def _bury(root: Path, token: str) -> Phase:
+    """Remove what is left of a container whose memory was lost, so that the source may have it."""
+    with open_ledger(root) as entries:
+        cid = entries[token].container_id
+    _destroy(root, cid)
+    with contextlib.suppress(ContainerNotFoundError):
+        Container.load(root, cid, exact=True)
+        return Phase.RUNNING
+    return advance(root, token, to=Phase.ABORTED, only_from=(Phase.RUNNING,))
 
 
 def finish(root: Path, token: str) -> Container:
@@ -311,4 +431,9 @@ def _settle(root: Path, query: Query) -> Answer:
             phase = Phase.RUNNING
         except (WherryError, OSError) as exc:
             phase, sentence = Phase.ABORTED, str(exc)
-    return Answer(phase, entry.container_id, sentence)
+    if phase is not Phase.RUNNING:
+        return Answer(phase, entry.container_id, sentence)
+    pages, sentence = _page_state(root, entry.container_id)
+    if pages is PageState.LOST and wish is Wish.ABORT:
+        phase, pages = _bury(root, token), PageState.COMPLETE
+    return Answer(phase, entry.container_id, sentence, pages)

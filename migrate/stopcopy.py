@@ -37,6 +37,7 @@ from migrate.messages import (
     Frames,
     OfferContainer,
     Outlet,
+    PageState,
     Phase,
     Prepared,
     Query,
@@ -46,6 +47,7 @@ from migrate.messages import (
     Wish,
 )
 from migrate.network import planned, taken
+from migrate.postcopy import feed, not_wanted, patience_s
 from migrate.precopy import Mode, RoundLimits, RoundReport, send_rounds
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
@@ -58,6 +60,7 @@ from runtime.engine.tracking import can_track
 from runtime.errors import RefusedError
 from runtime.filling import wait_until_filled
 from runtime.ids import validate_id
+from runtime.process import ProcessRef
 from runtime.status import Status, require_status
 
 if TYPE_CHECKING:
@@ -92,6 +95,10 @@ class MigrateReport:
         staged_bytes: The part of memory_bytes that had come in rounds and was still right.
         last_bytes: The other part, which travelled in the downtime.
         last_sent_bytes: Bytes that travelled in the downtime.
+        later_bytes: With post-copy: the part of memory_bytes that travelled when it ran there.
+        later_sent_bytes: Bytes that travelled then.
+        faults: How often the program had to wait for memory then.
+        complete_ns: From the word that it runs there until all of its memory was there.
     """
 
     container_id: str
@@ -115,12 +122,16 @@ class MigrateReport:
     staged_bytes: int = 0
     last_bytes: int = 0
     last_sent_bytes: int = 0
+    later_bytes: int = 0
+    later_sent_bytes: int = 0
+    faults: int = 0
+    complete_ns: int = 0
 
     @property
     def compression(self) -> float:
         """Bytes of memory for each byte that travelled."""
         in_rounds = sum(report.memory_bytes for report in self.rounds)
-        return (in_rounds + self.last_bytes) / max(self.sent_bytes, 1)
+        return (in_rounds + self.last_bytes + self.later_bytes) / max(self.sent_bytes, 1)
 
     def to_json(self) -> dict[str, Any]:
         """For ``--json``."""
@@ -172,7 +183,7 @@ def migrate(
     options = options or CheckpointOptions()
     if there and not options.tcp_close:
         options = replace(options, tcp_established=True)  # for their addresses move as well
-    if mode is not Mode.STOP:
+    if mode in (None, Mode.PRECOPY):
         why_not = can_track()
         if why_not:
             mode = _without_tracking(mode, report, why_not)
@@ -183,12 +194,18 @@ def migrate(
     ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
         began = time.monotonic_ns()
-        if mode is not Mode.STOP and "precopy" not in far.hello.features:
+        if mode is Mode.POSTCOPY and "postcopy" not in far.hello.features:
+            raise MigrateError(
+                f"wherry {far.hello.wherry} on {route.destination} cannot ask for memory later",
+                reason="missing-feature",
+            )
+        if mode in (None, Mode.PRECOPY) and "precopy" not in far.hello.features:
             why_not = f"wherry {far.hello.wherry} on {route.destination} cannot take rounds in"
             mode = _without_tracking(mode, report, why_not)
         report.mode = mode or Mode.PRECOPY
         rounds = report.mode is Mode.PRECOPY
-        _offer(far, container, intent, there, accepted, rounds=rounds)
+        wait_s = patience_s(retry_for_s) if report.mode is Mode.POSTCOPY else 0
+        _offer(far, container, intent, there, accepted, rounds=rounds, pages_within_s=wait_s)
         handover = _Handover(container, intent, far, worker, report, ask)
         handover.run(bytes_per_s, progress, retry_for_s, limits or RoundLimits())
         report.total_ns = time.monotonic_ns() - began
@@ -263,6 +280,7 @@ def _offer(
     accepted: Sequence[str],
     *,
     rounds: bool = False,
+    pages_within_s: int = 0,
     dry_run: bool = False,
 ) -> None:
     if "container-stream" not in far.hello.features:
@@ -287,6 +305,7 @@ def _offer(
             rounds=rounds,
             overlay=metadata.overlay is not None,
             hash_seed=str((metadata.overlay or {}).get("hash_seed", "")),
+            pages_within_s=pages_within_s,
         )
     )
     answer = far.peer.receive_any(Ready, Refuse)
@@ -358,13 +377,34 @@ class _Handover:
                 raise
             # Ownership is open from here on; the worker will find so in the record, and only the
             # destination's answer closes it.
-        if self._commit(retry_for_s):
-            with contextlib.suppress(TransportError):
-                self._send_stragglers()
-            give_away(self._container)
-            # Without this word the destination forgets by itself in time.
-            with contextlib.suppress(TransportError):
-                self._far.peer.send(Done(self._intent.token))
+        if not self._commit(bytes_per_s, retry_for_s):
+            return
+        with contextlib.suppress(TransportError):
+            self._send_stragglers()
+        if self._intent.pages:
+            self._feed(self._far, bytes_per_s, retry_for_s)
+            return
+        give_away(self._container)
+        # Without this word the destination forgets by itself in time.
+        with contextlib.suppress(TransportError):
+            self._far.peer.send(Done(self._intent.token))
+
+    def _feed(
+        self, far: Conversation | None, bytes_per_s: float | None, retry_for_s: float
+    ) -> None:
+        """Serve the pages that stayed here; ours is destroyed when all have gone."""
+        report = self._report
+        pages = feed(
+            self._container,
+            self._intent,
+            far=far,
+            ask=self._ask,
+            retry_for_s=retry_for_s,
+            bytes_per_s=bytes_per_s,
+        )
+        report.later_sent_bytes, report.faults = pages.sent_bytes, pages.faults
+        report.sent_bytes += pages.sent_bytes
+        report.complete_ns = pages.elapsed_ns
 
     def _send_stragglers(self) -> None:
         """What still came here, until everybody had heard where the container is now."""
@@ -386,7 +426,8 @@ class _Handover:
         sink = DataSink(peer)
         write = _limited(bytes_per_s, sink.write)
         with peer.explaining():
-            dumped = self._worker.dump(write, progress, sink.flush)
+            postcopy = report.mode is Mode.POSTCOPY
+            dumped = self._worker.dump(write, progress, sink.flush, postcopy=postcopy)
             report.last_sent_bytes = sink.finish()
         sent = time.monotonic_ns()
         prepared = peer.receive(Prepared)
@@ -398,7 +439,10 @@ class _Handover:
         report.restore_ns = self._prepared - sent
         report.last_bytes = int(dumped["memory_bytes"])
         report.staged_bytes = int(dumped["staged_bytes"])
-        report.memory_bytes = report.last_bytes + report.staged_bytes
+        report.later_bytes = int(dumped["later_bytes"])
+        report.memory_bytes = report.last_bytes + report.staged_bytes + report.later_bytes
+        later = {int(mm_id): ProcessRef.of(pid) for mm_id, pid in dumped["later"].items()}
+        self._intent = replace(self._intent, pages=later)
         report.sent_bytes = report.last_sent_bytes + sum(one.sent_bytes for one in report.rounds)
         report.processes, report.tasks = int(dumped["processes"]), int(dumped["tasks"])
         report.warnings += (*dumped.get("warnings", ()), *prepared.warnings)
@@ -429,7 +473,7 @@ class _Handover:
         except (WherryError, OSError) as exc:
             log.info("%s: the other host cannot be told: %s", self._container.id, exc)
 
-    def _commit(self, retry_for_s: float) -> bool:
+    def _commit(self, bytes_per_s: float | None, retry_for_s: float) -> bool:
         """Say commit and learn that it runs there.
 
         Returns:
@@ -447,7 +491,7 @@ class _Handover:
         except MigrateError as exc:
             self._worker.end()
             # Whatever it said or did not say: whether it is ours again, only its book can tell.
-            self._settle(retry_for_s, exc)
+            self._settle(bytes_per_s, retry_for_s, exc)
             return False
         except BaseException:
             log.warning(
@@ -465,13 +509,17 @@ class _Handover:
         log.info("%s: runs on %s", container.id, intent.route.destination)
         return True
 
-    def _settle(self, retry_for_s: float, cause: MigrateError) -> None:
+    def _settle(self, bytes_per_s: float | None, retry_for_s: float, cause: MigrateError) -> None:
         answer = settle(
             self._container, self._intent, Wish.FINISH, ask=self._ask, retry_for_s=retry_for_s
         )
         if answer.phase in (Phase.RUNNING, Phase.COMMITTED):
             self._report.downtime_ns = time.monotonic_ns() - self._began
             self._report.thaw_ns = time.monotonic_ns() - self._prepared
+            if answer.pages is PageState.WANTED:
+                self._feed(None, bytes_per_s, retry_for_s)
+            elif answer.pages is PageState.LOST:
+                raise not_wanted(self._container, self._intent, answer) from cause
             return
         words = answer.sentence or str(cause)
         raise MigrateError(

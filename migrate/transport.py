@@ -74,6 +74,10 @@ class DescriptorChannel:
             except OSError as exc:
                 raise TransportError(f"connection lost: {exc.strerror}") from exc
 
+    def fds(self) -> tuple[int, int]:
+        """The descriptors: for reading, for writing."""
+        return self._reader, self._writer
+
     def _wait_writable(self, deadline: float) -> None:
         poll = select.poll()
         poll.register(self._writer, select.POLLOUT)

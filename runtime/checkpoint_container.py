@@ -218,12 +218,14 @@ def dumping(
     *,
     goes_on: bool = False,
     precopy: PreCopy | None = None,
+    postcopy: bool = False,
 ) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
     The caller holds the operation lock and runs in a process that nobody kills lightly. On the
     way out the container goes on unless the block has killed it or it was paused before. *hold* is
-    the caller's, for it may outlast the block. *precopy* has sent memory before.
+    the caller's, for it may outlast the block. *precopy* has sent memory before; with *postcopy*
+    some is left out, to be asked for later.
 
     Raises:
         RefusedError, CheckpointError, ImageWriteError: As engine.dump.dumped.
@@ -233,7 +235,9 @@ def dumping(
     target = dump_target(container, options, hold)
     with (
         freeze_lease(container.directory),
-        dumped(target, writer, progress, goes_on=goes_on, precopy=precopy) as report,
+        dumped(
+            target, writer, progress, goes_on=goes_on, precopy=precopy, postcopy=postcopy
+        ) as report,
     ):
         yield report
 

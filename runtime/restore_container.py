@@ -35,6 +35,7 @@ from runtime.sandbox.restore_stub import RestoreStub
 
 if TYPE_CHECKING:
     from runtime.engine.lazy.process import Surroundings
+    from runtime.engine.lazy.source import FarSource
     from runtime.engine.staging import StagedMemory
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
@@ -119,6 +120,7 @@ class RestorePlan:
         settle: Callable[[], None],
         lazy: bool = False,
         fds: Sequence[int] = (),
+        far: FarSource | None = None,
     ) -> None:
         image = restore.image
         metadata = image.metadata if isinstance(image.metadata, dict) else {}
@@ -141,6 +143,7 @@ class RestorePlan:
         self._settle = settle
         self._lazy = lazy
         self._fds = fds
+        self._far = far
         self._name = name
         self._path = path
         self.sessions: list[ExecSession] = []
@@ -184,6 +187,7 @@ class RestorePlan:
             _fitting_together(self._name),
             self._restore as restore,
             contextlib.closing(self._source),
+            self._reaching(directory),
         ):
             if overlay is not None:
                 overlay.make_directories()
@@ -221,6 +225,18 @@ class RestorePlan:
         for warning in restore.report.warnings:
             log.warning("%s: %s", self._name, warning)
         return init
+
+    @contextlib.contextmanager
+    def _reaching(self, directory: Path) -> Iterator[None]:
+        """Have what the image leaves out within reach."""
+        if self._far is None:
+            yield
+            return
+        try:
+            self._far.open(directory)
+            yield
+        finally:
+            self._far.leave()
 
     def _surroundings(
         self, init: InitProcess, cgroups: Cgroups, directory: Path
@@ -375,6 +391,7 @@ def plan_from_reader(
     settle: Callable[[], None] = _nothing,
     fds: Sequence[int] = (),
     staged: StagedMemory | None = None,
+    far: FarSource | None = None,
 ) -> RestorePlan:
     """As plan_from_source, for whoever has an ImageReader of another kind.
 
@@ -386,10 +403,11 @@ def plan_from_reader(
             asked for again.
         fds: What reading contents later needs open.
         staged: What came in rounds before the image.
+        far: Has what the image leaves out.
     """
     with _fitting_together(name):
         options = options or RestoreOptions()
-        restore = Restore(reader, name, options, staged)
+        restore = Restore(reader, name, options, staged, far)
         restore.check_host()
         return RestorePlan(
             restore,
@@ -401,6 +419,7 @@ def plan_from_reader(
             settle=settle,
             lazy=options.lazy,
             fds=fds,
+            far=far,
         )
 
 

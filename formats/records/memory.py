@@ -160,3 +160,21 @@ class Staging:
     """
 
     roots: tuple[bytes, ...]
+
+
+@record("elsewhere")
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Content of an address space that is still where the image comes from.
+
+    Only in an image with the feature ``pages-elsewhere``, as a post-copy migration sends it; there
+    may be several for one address space.
+
+    Attributes:
+        mm_id: Whose content: as that of a chunk would be.
+        ranges: (start, end) byte addresses as little-endian 64-bit numbers: ascending,
+            page-aligned, not overlapping.
+    """
+
+    mm_id: int
+    ranges: bytes

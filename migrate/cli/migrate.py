@@ -16,7 +16,7 @@ from migrate.cli.ssh_options import ask_person, ssh_options
 from migrate.destination import Destination
 from migrate.errors import MigrateError
 from migrate.handover import RETRY_FOR_S, Intent, intent_of, settle
-from migrate.messages import Answer, Phase, Wish
+from migrate.messages import Answer, PageState, Phase, Wish
 from migrate.precopy import DEFAULT_ROUNDS, Mode, OnNoConvergence, RoundLimits, parse_downtime
 from migrate.preflight import ACCEPTABLE
 from migrate.rate_limit import parse_rate
@@ -36,6 +36,11 @@ _MEANING = {
     Phase.RUNNING: "runs it",
     Phase.ABORTED: "gave it back",
 }
+_PAGES = {
+    PageState.COMPLETE: "runs it with all of its memory (--resume removes it here)",
+    PageState.WANTED: "runs it and needs the rest of its memory (--resume serves it)",
+    PageState.LOST: "had started it, and it is dead there (--abort lets it go on here as it was)",
+}
 _ENDED = {
     "fits": "what was left fits the downtime",
     "not-shrinking": "they did not shrink any more",
@@ -49,9 +54,9 @@ _ENDED = {
 @click.option("--rename", metavar="NEW-ID", help="Give it another id over there.")
 @click.option(
     "--mode",
-    type=click.Choice(["stop", "precopy"]),
+    type=click.Choice(["stop", "precopy", "postcopy"]),
     help="How memory travels: all of it while the container is frozen, or in rounds while it runs"
-    " (the default where the kernel can track writes).",
+    " (the default where the kernel can track writes), or when it runs over there already.",
 )
 @click.option(
     "--max-downtime",
@@ -151,6 +156,11 @@ def command(
     started there; only when it runs there is it destroyed here. Any failure before that lets it go
     on here.
 
+    With --mode postcopy it runs over there at once and asks for its memory, which stays here,
+    frozen, until all of it has come. If the connection is lost for good meanwhile, the container
+    over there is killed: it cannot go on, and what it has done since is lost; --abort lets it go
+    on here as it was.
+
     When the connection breaks in the moment of the handover, the container stays frozen until the
     other host has been asked; --resume does that.
     """
@@ -159,7 +169,7 @@ def command(
         raise click.UsageError("--status, --resume and --abort exclude each other")
     if status or resume or abort:
         wish = Wish.ASK if status else Wish.FINISH if resume else Wish.ABORT
-        _settle(container, wish, as_json)
+        _settle(container, wish, as_json, retry_for)
         return 0
     if destination is None:
         raise click.UsageError("Missing argument '[USER@]HOST'.")
@@ -273,10 +283,16 @@ def _summary(cid: str, report: MigrateReport) -> str:
         f"  downtime {human_time(report.downtime_ns)}: {split}; all in"
         f" {human_time(report.total_ns)}, {report.compression:.1f} bytes of memory for each sent"
     )
+    if report.later_bytes:
+        lines.append(
+            f"  {human_bytes(report.later_bytes)} of memory came later, as"
+            f" {human_bytes(report.later_sent_bytes)} in {human_time(report.complete_ns)};"
+            f" {report.faults} times the program waited for it"
+        )
     return "\n".join(lines)
 
 
-def _settle(container: Container, wish: Wish, as_json: bool) -> None:
+def _settle(container: Container, wish: Wish, as_json: bool, retry_for_s: float) -> None:
     intent = intent_of(container.metadata)
     if intent is None:
         if as_json:
@@ -285,6 +301,13 @@ def _settle(container: Container, wish: Wish, as_json: bool) -> None:
             click.echo(f"{container.id}: no migration is pending")
         return
     answer = settle(container, intent, wish, ask=ask_person)
+    if intent.pages and wish is not Wish.ASK:
+        from migrate.postcopy import feed, not_wanted
+
+        if answer.pages is PageState.WANTED:
+            feed(container, intent, ask=ask_person, retry_for_s=retry_for_s)
+        elif answer.pages is PageState.LOST:
+            raise not_wanted(container, intent, answer)
     if as_json:
         print_json(
             {
@@ -293,6 +316,7 @@ def _settle(container: Container, wish: Wish, as_json: bool) -> None:
                 "destination": str(intent.route.destination),
                 "remote_id": intent.remote_id,
                 "phase": str(answer.phase),
+                "pages": str(answer.pages),
                 "sentence": answer.sentence,
             }
         )
@@ -302,6 +326,8 @@ def _settle(container: Container, wish: Wish, as_json: bool) -> None:
 
 def _settled(container: Container, intent: Intent, wish: Wish, answer: Answer) -> str:
     there = f"{intent.route.destination} {_MEANING[answer.phase]}"
+    if intent.pages and wish is Wish.ASK and answer.phase is Phase.RUNNING:
+        there = f"{intent.route.destination} {_PAGES[answer.pages]}"
     if answer.sentence:
         there += f" ({answer.sentence})"
     if wish is Wish.ASK:

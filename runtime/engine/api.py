@@ -150,6 +150,8 @@ class DumpReport:
         processes: Processes, zombies included.
         memory_bytes: Private and shared memory that went into the image.
         staged_bytes: Memory that is not in the image, since it was staged before.
+        later_bytes: Memory that is not in the image, since it is asked for later.
+        later: Whom to read it from: a stopped process by ``mm_id``.
     """
 
     freeze_ns: int = 0
@@ -160,6 +162,8 @@ class DumpReport:
     processes: int = 0
     memory_bytes: int = 0
     staged_bytes: int = 0
+    later_bytes: int = 0
+    later: dict[int, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
 

@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from formats.elsewhere import elsewhere_records
 from formats.records.codec import Record, prepare
 from formats.records.files import DeletedFile
 from formats.records.image import Image
@@ -46,7 +47,7 @@ from runtime.engine.kinship import Kinship
 from runtime.engine.live_process import LiveProcess
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.questions import credentials
-from runtime.engine.ranges import PageRun, Range, size_of, without
+from runtime.engine.ranges import PageRun, Range, gaps, size_of, union, without
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
@@ -66,6 +67,8 @@ REFUSED = ()
 
 log = logging.getLogger(__name__)
 
+WORTH_ASKING = 256 << 10
+"""Bytes of an address space; less is sent at once."""
 PASSING = frozenset(
     {
         *("aio-in-flight", "inotify-queue", "netlink-queue"),
@@ -90,6 +93,7 @@ def dumped(
     *,
     goes_on: bool = False,
     precopy: PreCopy | None = None,
+    postcopy: bool = False,
 ) -> Iterator[DumpReport]:
     """Freeze a container and write it; the ``with`` block runs while it is still frozen.
 
@@ -104,6 +108,7 @@ def dumped(
             its memory takes to be written (see `runtime.engine.twins`), and runs when the block
             does.
         precopy: The rounds that have come before; what they have staged is not written again.
+        postcopy: Leave out what can be asked for later, from the container while it stays frozen.
 
     Raises:
         RefusedError: Something cannot be saved; names everything that was found.
@@ -114,7 +119,7 @@ def dumped(
     warm_up()
     progress("freeze", 0, 0)
     with contextlib.ExitStack() as held:
-        dump = _freeze_and_look(held, target, report, precopy)
+        dump = _freeze_and_look(held, target, report, precopy, postcopy)
         with dump.watched():
             written = time.monotonic_ns()
             dump.write_still(writer, progress)
@@ -139,7 +144,11 @@ def dumped(
 
 
 def _freeze_and_look(
-    held: contextlib.ExitStack, target: DumpTarget, report: DumpReport, precopy: PreCopy | None
+    held: contextlib.ExitStack,
+    target: DumpTarget,
+    report: DumpReport,
+    precopy: PreCopy | None,
+    postcopy: bool,
 ) -> _Dump:
     """Freeze and collect, again if what stands in the way is gone as soon as the program goes on.
 
@@ -148,6 +157,7 @@ def _freeze_and_look(
         target: What to freeze.
         report: Gets the times of that attempt.
         precopy: The rounds before, or None.
+        postcopy: Leave out what can be asked for later.
     """
     paused = target.cgroups.frozen  # then nothing goes on
     deadline = time.monotonic() + target.options.timeout_s
@@ -160,7 +170,7 @@ def _freeze_and_look(
                 frozen(target.cgroups, target.container_id, timeout_s=target.options.timeout_s)
             )
             looked = time.monotonic_ns()
-            dump = _Dump(target, state, report, began, precopy)
+            dump = _Dump(target, state, report, began, precopy, postcopy)
             try:
                 with dump.watched():
                     dump.collect()
@@ -189,10 +199,12 @@ class _Dump:
         report: DumpReport,
         began: int,
         precopy: PreCopy | None = None,
+        postcopy: bool = False,
     ) -> None:
         self.target = target
         self.precopy = precopy
-        self.staged: list[Record] = []
+        self.postcopy = postcopy
+        self.staged: list[Record] = []  # and of what is elsewhere
         self.began = began  # time.monotonic_ns()
         self.context = DumpContext(target, state)
         self.report = report
@@ -260,6 +272,8 @@ class _Dump:
             self.context.refuse(problem.reason, problem.subject, problem.sentence)
         share_pages(self.spaces, self.context.new_id, self._files_on_root)
         self._find_staged()
+        if self.postcopy:
+            self._leave_out()
         self._collect_trees()
         self._raise_refusals()
         self.files.records += [make() for make in self.files.at_last]
@@ -303,6 +317,28 @@ class _Dump:
             if number and not shared.huge_page_size:
                 kept = self._kept[shared.object_id] = self.precopy.kept_shared(key, path)
                 self._add_staged(shared.object_id, number, kept)
+
+    def _leave_out(self) -> None:
+        """Find out what can be asked for later, and say so instead of storing it."""
+        from runtime.engine.lazy.deferral import Deferral
+
+        spaces = {pages.space.mm_id: pages.space for pages in self.spaces}
+        deferral = Deferral(spaces, self.processes)
+        shared: dict[tuple[int, int, int], list[Range]] = {}
+        for pages in self.spaces:
+            parts = [(start, start + size) for start, size in pages.space.shared]
+            shared[pages.ancestry] = union(shared.get(pages.ancestry, []), parts)
+        for pages in self.spaces:
+            there = [(start, end) for start, end, _ in pages.runs]
+            # What children inherit they must find when they are born.
+            alone = list(gaps(union(there, []), shared[pages.ancestry]))
+            later, _ = deferral.split(pages.space.mm_id, alone)
+            if size_of(later) < WORTH_ASKING:
+                continue
+            pages.staged = later
+            self.staged += elsewhere_records(pages.space.mm_id, later)
+            self.report.later_bytes += size_of(later)
+            self.report.later[pages.space.mm_id] = pages.pid
 
     def _add_staged(self, object_id: int, staged_id: int, ranges: Sequence[Range]) -> None:
         self.staged += staged_records(object_id, staged_id, ranges)

@@ -19,6 +19,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
+from formats.elsewhere import elsewhere_in
 from formats.records.cgroups import Cgroup, CgroupNamespace
 from formats.records.codec import Record
 from formats.records.files import Inode, Tree
@@ -85,6 +86,7 @@ from runtime.kernel.shmem import write_mapped
 
 if TYPE_CHECKING:
     from runtime.engine.lazy.process import Surroundings
+    from runtime.engine.lazy.source import FarSource
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class Restore:
         container_id: Of the new container, for messages.
         options: What the caller gives or allows.
         staged: What came in rounds before the image.
+        far: Has what the image leaves out.
 
     Attributes:
         image: The image's first record: configuration and metadata.
@@ -114,12 +117,17 @@ class Restore:
         container_id: str,
         options: RestoreOptions | None = None,
         staged: StagedMemory | None = None,
+        far: FarSource | None = None,
     ) -> None:
         self._cid = container_id
         self._options = options or RestoreOptions()
         self._records = Records(reader.records())
         self._stream = ChunkStream(reader)
         self._staged = None if staged is None else staged.for_image(self._records)
+        self._elsewhere = elsewhere_in(self._records)
+        self._far = far
+        if far is not None:
+            far.expect(self._elsewhere)
         self.report = RestoreReport()
         self.image = self._records.the(Image)
         self._host = self._records.the(Host)
@@ -382,12 +390,15 @@ class Restore:
         )
         put = self._content_writer(files, writer, progress)
         later = self._load_staged(files, writer, lazily=around is not None)
-        waiting = self._load_contents(put, lazily=around is not None and self._staged is None)
+        from_image = around is not None and self._staged is None and self._far is None
+        waiting = self._load_contents(put, lazily=from_image)
         inheritance.copy_rest(writer)
         if around is not None and waiting:
             self._fill_later(waiting, put, around)
         if around is not None and self._staged is not None and later:
             self._fill_from_rounds(self._staged, later, writer, around)
+        if self._elsewhere:
+            self._fill_from_afar(around)
         for process in self._owners.values():
             finish_address_space(process.leader, self._space(process), hole)
         completion = Completion(files, self._processes, namespaces, self._host, hole)
@@ -675,6 +686,31 @@ class Restore:
             self.report.later_bytes += size_of(runs)
         if served:
             start_pager(staged.only({mm_id: later[mm_id] for _, mm_id in served}), served, around)
+
+    def _fill_from_afar(self, around: Surroundings | None) -> None:
+        """Have the pager ask for what the image leaves out, from now on."""
+        from runtime.engine.lazy.deferral import Deferral, register_space
+        from runtime.engine.lazy.process import start_pager
+
+        assert self._channel is not None and self._far is not None and around is not None
+        deferral = Deferral(self._spaces, self._records.all_of(Process))
+        served: list[tuple[int, int]] = []
+        for mm_id, runs in self._elsewhere.items():
+            process = self._owners.get(mm_id)
+            if process is None or deferral.split(mm_id, runs)[1]:
+                raise RestoreError(
+                    f"memory of object {mm_id} is elsewhere that must be here",
+                    reason="image-inconsistent",
+                )
+            fd = register_space(process.leader, self._channel, self._space(process), runs)
+            if fd is None:
+                raise RestoreError(
+                    f"pid {process.record.pid}: its memory cannot come later (userfaultfd)",
+                    reason="no-userfaultfd",
+                )
+            served.append((fd, mm_id))
+            self.report.later_bytes += size_of(runs)
+        start_pager(self._far, served, around)
 
     def _content_files(self, files: RestoredFiles) -> dict[int, int]:
         return {

@@ -28,7 +28,7 @@ from typing import NamedTuple
 from formats.errors import WherryError
 from runtime.detach import replace_other_fds
 from runtime.engine.lazy.pager import Pager
-from runtime.engine.lazy.source import PageSource
+from runtime.engine.lazy.source import FarSource, PageSource
 from runtime.kernel import prctl
 from runtime.kernel.clone import CLONE_FILES, clone3
 from runtime.process import ProcessRef
@@ -160,7 +160,10 @@ def _guard(
 def _page(source: PageSource, spaces: Sequence[tuple[int, int]], notes: int) -> None:
     prctl.set_name("wherry-pager")
     try:
-        Pager(source, spaces).run()
+        pager = Pager(source, spaces)
+        pager.run()
+        if isinstance(source, FarSource):
+            source.complete(pager.faults, pager.filled)
         source.close()
     except BaseException as exc:
         log.error("memory cannot be filled: %s", exc, exc_info=not isinstance(exc, WherryError))

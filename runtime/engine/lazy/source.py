@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 Buffer = bytes | bytearray | memoryview
 Range = tuple[int, int]  # start, end: byte addresses
@@ -41,3 +42,25 @@ class PageSource(Protocol):
 
     def close(self) -> None:
         """Let go of everything. Idempotent."""
+
+
+@runtime_checkable
+class FarSource(PageSource, Protocol):
+    """Contents that are still where the program comes from."""
+
+    def expect(self, runs: Mapping[int, Sequence[Range]]) -> None:
+        """Told what the image leaves out, by address space, before anything else."""
+
+    def open(self, directory: Path) -> None:
+        """Get ready, in the process that builds the container in *directory*."""
+
+    def leave(self) -> None:
+        """Let go in that process, when it has built the container; `read` works in others."""
+
+    def complete(self, faults: int, filled_bytes: int) -> None:
+        """All of it is there, in the process that has called `read`.
+
+        Args:
+            faults: How often somebody had to wait.
+            filled_bytes: What was handed in.
+        """
