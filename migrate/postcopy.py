@@ -8,11 +8,11 @@ another one goes on.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
@@ -51,6 +51,7 @@ PATIENCE = 10
 """The destination waits so many times as long for us as we try to reach it: somebody may have to
 say ``--resume``."""
 LEAST_PATIENCE_S = 2
+HEARD_TIMEOUT_S = 3.0
 
 
 @dataclass(slots=True)
@@ -92,7 +93,7 @@ class PageServer:
         self._compressor = Compressor()
         self._memory: dict[int, int] = {}
         self.report = PagesReport()
-        with ExitStack() as opened:
+        with contextlib.ExitStack() as opened:
             for mm_id, process in processes.items():
                 try:
                     fd = os.open(f"/proc/{process.pid}/mem", os.O_RDONLY | os.O_CLOEXEC)
@@ -136,7 +137,7 @@ class PageServer:
             try:
                 plain = self._read(message)
             except OSError as exc:
-                peer.send(Failed("pages-lost", f"the memory cannot be read: {exc.strerror}"))
+                _fail(peer, f"the memory cannot be read: {exc.strerror}")
                 raise _gone() from exc
             packed = self._compressor.compress(plain)
             body = bytes(plain) if packed is None else packed
@@ -261,6 +262,14 @@ def not_wanted(container: Container, intent: Intent, answer: Answer) -> MigrateE
         " dead; what it has done over there since is lost",
         reason="pages-lost",
     )
+
+
+def _fail(peer: Peer, sentence: str) -> None:
+    """Tell that there will be no more pages, and wait until the far side has heard it."""
+    peer.send(Failed("pages-lost", sentence))
+    with contextlib.suppress(MigrateError):
+        while True:  # to hang up with requests unread would take the word back
+            peer.receive_any(PageRequest, timeout_s=HEARD_TIMEOUT_S)
 
 
 def _gone() -> MigrateError:

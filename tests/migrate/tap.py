@@ -83,6 +83,7 @@ class Tap:
         what = self.plan["what"]
         (self.directory / "plan").unlink(missing_ok=True)
         if what == "hold":
+            self.plan = {**self.plan, "message": "migrate-none"}  # the next one of its kind passes
             held = self.directory / "held"
             held.touch()
             while held.exists():
