@@ -38,6 +38,7 @@ class Entry:
         start_ticks: When that process started; with the pid it names one process.
         source: Host and id that the container comes from, for telling a second attempt.
         changed: Wall-clock seconds of the last change.
+        pages: Whether memory may come after the handover.
     """
 
     container_id: str
@@ -46,6 +47,7 @@ class Entry:
     start_ticks: int = 0
     source: str = ""
     changed: float = 0.0
+    pages: bool = False
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from runtime.metadata import update_metadata
 log = logging.getLogger(__name__)
 
 PAGES = "pages"
-"""In `Metadata.extra`: a `PageState`, of a container that came by post-copy."""
+"""In `Metadata.extra` of a container that came by post-copy: a `PageState`, and whose token."""
 SOCKET_NAME = "pages.sock"
 WINDOW = 1 << 20  # bytes of addresses that are asked for at once, as the pager does
 ANSWER_TIMEOUT_S = 30.0  # a source that takes longer for a window is taken for gone
@@ -52,10 +52,12 @@ class PageLine:
     """Memory that is still at the source: a `runtime.engine.lazy.source.FarSource`.
 
     Args:
+        token: Of the handover.
         patience_s: How long nobody may be there to ask.
     """
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, token: str, patience_s: float) -> None:
+        self._token = token
         self._patience_s = patience_s
         self._runs: dict[int, list[Range]] = {}
         self._directory = Path()
@@ -80,7 +82,7 @@ class PageLine:
         self._directory = directory
         if self._runs:
             self._listener = listen(directory / SOCKET_NAME)
-            _note(directory, PageState.WANTED)
+            self._note(PageState.WANTED)
 
     def leave(self) -> None:
         """See FarSource."""
@@ -110,7 +112,7 @@ class PageLine:
 
     def complete(self, faults: int, filled_bytes: int) -> None:
         """See FarSource. Written down first: if the word is lost, the source will ask."""
-        _note(self._directory, PageState.COMPLETE)
+        self._note(PageState.COMPLETE)
         if self._peer is None:
             return
         try:
@@ -235,6 +237,10 @@ class PageLine:
         self._number += 1
         self._expected.clear()
 
+    def _note(self, state: PageState) -> None:
+        with update_metadata(self._directory) as metadata:
+            metadata.extra[PAGES] = {"state": str(state), "token": self._token}
+
     def _hang_up(self) -> None:
         self._peer = None
         for fd in self._fds:
@@ -285,8 +291,3 @@ def hand_over(directory: Path, fds: Sequence[int]) -> bool:
         except OSError as exc:
             log.info("the pager is gone: %s", exc)
     return True
-
-
-def _note(directory: Path, state: PageState) -> None:
-    with update_metadata(directory) as metadata:
-        metadata.extra[PAGES] = str(state)

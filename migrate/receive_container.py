@@ -144,7 +144,13 @@ def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
         if offer.token in entries:
             raise ProtocolError("this handover was offered before")
         entries[offer.token] = Entry(
-            offer.container_id, Phase.RECEIVING, own.pid, own.start_ticks, origin, time.time()
+            offer.container_id,
+            Phase.RECEIVING,
+            own.pid,
+            own.start_ticks,
+            origin,
+            time.time(),
+            pages=offer.pages_within_s > 0,
         )
 
 
@@ -194,7 +200,7 @@ def _early_plan(peer: Peer, offer: OfferContainer) -> RestorePlan:
         spec=None,
         name=offer.container_id,
         options=replace(options, lazy=True),
-        far=PageLine(offer.pages_within_s),
+        far=PageLine(offer.token, offer.pages_within_s),
     )
 
 
@@ -247,12 +253,12 @@ def _answer(root: Path, token: str) -> Answer:
     if entry is None:
         return Answer(Phase.UNKNOWN)
     pages, sentence = PageState.COMPLETE, ""
-    if entry.phase is Phase.RUNNING:
-        pages, sentence = _page_state(root, entry.container_id)
+    if entry.phase is Phase.RUNNING and entry.pages:
+        pages, sentence = _page_state(root, entry.container_id, token)
     return Answer(entry.phase, entry.container_id, sentence, pages)
 
 
-def _page_state(root: Path, cid: str) -> tuple[PageState, str]:
+def _page_state(root: Path, cid: str, token: str) -> tuple[PageState, str]:
     """What has become of the memory that was to come later, and why."""
     try:
         # Whether it ended well was written down before it ended.
@@ -260,10 +266,15 @@ def _page_state(root: Path, cid: str) -> tuple[PageState, str]:
         metadata = read_metadata(root / cid)
     except ContainerError as exc:
         return PageState.LOST, str(exc)
+    noted = metadata.extra.get(PAGES)
+    if noted is None:  # nothing was to come, or it is another container
+        return PageState.COMPLETE, ""
+    if noted["token"] != token:
+        return PageState.LOST, "another container has its id"
     killed = metadata.extra.get(KILLED)
     if killed is not None:
         return PageState.LOST, str(killed["message"])
-    if metadata.extra.get(PAGES) != PageState.WANTED:
+    if noted["state"] != PageState.WANTED:
         return PageState.COMPLETE, ""
     if not over:
         return PageState.WANTED, ""
@@ -274,10 +285,16 @@ def _bury(root: Path, token: str) -> Phase:
     """Remove what is left of a container whose memory was lost, so that the source may have it."""
     with open_ledger(root) as entries:
         cid = entries[token].container_id
-    _destroy(root, cid)
-    with contextlib.suppress(ContainerNotFoundError):
-        Container.load(root, cid, exact=True)
-        return Phase.RUNNING
+    try:
+        noted = read_metadata(root / cid).extra.get(PAGES)
+        if noted is not None and noted["token"] == token:
+            _destroy(root, cid)
+            read_metadata(root / cid)
+            return Phase.RUNNING  # it cannot be removed, and may be alive
+    except ContainerNotFoundError:
+        pass
+    except ContainerError:
+        return Phase.RUNNING  # who knows
     return advance(root, token, to=Phase.ABORTED, only_from=(Phase.RUNNING,))
 
 
@@ -431,9 +448,10 @@ def _settle(root: Path, query: Query) -> Answer:
             phase = Phase.RUNNING
         except (WherryError, OSError) as exc:
             phase, sentence = Phase.ABORTED, str(exc)
-    if phase is not Phase.RUNNING:
+    if phase is not Phase.RUNNING or not entry.pages:
         return Answer(phase, entry.container_id, sentence)
-    pages, sentence = _page_state(root, entry.container_id)
+    pages, sentence = _page_state(root, entry.container_id, token)
     if pages is PageState.LOST and wish is Wish.ABORT:
-        phase, pages = _bury(root, token), PageState.COMPLETE
+        phase = _bury(root, token)
+        pages = PageState.COMPLETE if phase is Phase.ABORTED else PageState.LOST
     return Answer(phase, entry.container_id, sentence, pages)
