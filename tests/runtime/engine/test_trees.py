@@ -13,7 +13,7 @@ import pytest
 
 from formats.records.files import Inode, Tree
 from runtime.engine.inode_numbers import TmpfsNumbers
-from runtime.engine.restore import Restore
+from runtime.engine.restore_trees import open_tmpfs
 from runtime.engine.trees import TreeRestore
 from runtime.errors import RestoreError
 
@@ -102,5 +102,5 @@ def test_numbers_of_a_tmpfs_that_would_take_too_long(
 def test_a_tmpfs_is_one_of_the_container(path: str) -> None:
     """Whatever the path says, it stays below the root, and has to be a tmpfs there."""
     with pytest.raises(RestoreError) as caught:
-        Restore._open_tmpfs(os.getpid(), Tree(tree_id=1, kind="tmpfs", path=path))
+        open_tmpfs(os.getpid(), Tree(tree_id=1, kind="tmpfs", path=path))
     assert caught.value.reason == "tmpfs-missing"
