@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +24,7 @@ from runtime.metadata import sync_directory
 
 FILE = ".handover.json"
 LOCK = ".handover.lock"
+TOKEN = re.compile(r"[0-9a-f]{32}")
 KEPT_S = 7 * 86400  # how long a settled handover is remembered when the source never says done
 MAX_ENTRIES = 4096
 

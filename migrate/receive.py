@@ -80,7 +80,8 @@ def _answer(peer: Peer, root: Path, source: Hello, fds: tuple[int, int]) -> None
         receive_file(peer, message)
         return
     # The runtime is not needed for files, and takes its time to load.
-    from migrate.receive_container import answer_query, receive_container, serve_pager
+    from migrate.receive_container import receive_container
+    from migrate.receive_query import answer_query, serve_pager
 
     if isinstance(message, OfferContainer):
         receive_container(peer, message, root, source, fds)

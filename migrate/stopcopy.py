@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from formats.errors import Refusal, WherryError
+from formats.errors import WherryError
 from migrate.dump_worker import DumpWorker
 from migrate.errors import MigrateError, RemoteError, TransportError
 from migrate.handover import (
@@ -26,7 +24,6 @@ from migrate.handover import (
     Intent,
     decide,
     give_away,
-    intent_of,
     settle,
 )
 from migrate.messages import (
@@ -35,30 +32,25 @@ from migrate.messages import (
     Commit,
     Done,
     Frames,
-    OfferContainer,
-    Outlet,
     PageState,
     Phase,
     Prepared,
     Query,
-    Ready,
-    Refuse,
     Running,
     Wish,
 )
 from migrate.network import planned, taken
+from migrate.offer import make_offer, require_movable
 from migrate.postcopy import feed, not_wanted, patience_s
-from migrate.precopy import Mode, RoundLimits, RoundReport, send_rounds
+from migrate.precopy import Mode, RoundLimits, send_rounds
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
 from migrate.remote import Conversation, Route, talk_to
+from migrate.report import MigrateReport
 from migrate.transport import Buffer
-from runtime.checkpoint_container import require_checkpoint
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress, no_progress
 from runtime.engine.tracking import can_track
-from runtime.errors import RefusedError
-from runtime.filling import wait_until_filled
 from runtime.ids import validate_id
 from runtime.process import ProcessRef
 from runtime.status import Status, require_status
@@ -67,75 +59,6 @@ if TYPE_CHECKING:
     from migrate.ssh import Ask
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class MigrateReport:
-    """How a migration went; times in nanoseconds of this host's clock.
-
-    Attributes:
-        container_id: At the destination.
-        destination: Where it runs now.
-        downtime_ns: From the beginning of the freeze here to the word that it runs there.
-        freeze_ns: Until every task had stopped.
-        dump_ns: Looking at the tasks and writing the image, which leaves while it is written.
-        transfer_ns: From the last task stopped to the image's last byte sent; contains dump_ns.
-        restore_ns: From the last byte sent to the word that the container stands there, frozen.
-        thaw_ns: From that to the word that it runs: both sides' durable decisions, and the thaw.
-        memory_bytes: Memory of the tasks that went along.
-        sent_bytes: Bytes that travelled, those of rounds included.
-        processes: Processes, zombies included.
-        tasks: Threads.
-        warnings: What was not preserved.
-        mode: How its memory travelled.
-        total_ns: From the offer to the word that it runs there.
-        rounds: The rounds of pre-copy, in the order in which they were sent.
-        rounds_ended: Why there was no further one; empty without any.
-        expected_ns: How long what the rounds have left was expected to travel.
-        staged_bytes: The part of memory_bytes that had come in rounds and was still right.
-        last_bytes: The other part, which travelled in the downtime.
-        last_sent_bytes: Bytes that travelled in the downtime.
-        later_bytes: With post-copy: the part of memory_bytes that travelled when it ran there.
-        later_sent_bytes: Bytes that travelled then.
-        faults: How often the program had to wait for memory then.
-        complete_ns: From the word that it runs there until all of its memory was there.
-    """
-
-    container_id: str
-    destination: str
-    downtime_ns: int = 0
-    freeze_ns: int = 0
-    dump_ns: int = 0
-    transfer_ns: int = 0
-    restore_ns: int = 0
-    thaw_ns: int = 0
-    memory_bytes: int = 0
-    sent_bytes: int = 0
-    processes: int = 0
-    tasks: int = 0
-    warnings: tuple[str, ...] = ()
-    mode: Mode = Mode.STOP
-    total_ns: int = 0
-    rounds: list[RoundReport] = field(default_factory=list)
-    rounds_ended: str = ""
-    expected_ns: int = 0
-    staged_bytes: int = 0
-    last_bytes: int = 0
-    last_sent_bytes: int = 0
-    later_bytes: int = 0
-    later_sent_bytes: int = 0
-    faults: int = 0
-    complete_ns: int = 0
-
-    @property
-    def compression(self) -> float:
-        """Bytes of memory for each byte that travelled."""
-        in_rounds = sum(report.memory_bytes for report in self.rounds)
-        return (in_rounds + self.last_bytes + self.later_bytes) / max(self.sent_bytes, 1)
-
-    def to_json(self) -> dict[str, Any]:
-        """For ``--json``."""
-        return {**asdict(self), "compression": self.compression}
 
 
 def migrate(
@@ -177,7 +100,7 @@ def migrate(
     """
     if rename is not None:
         validate_id(rename)
-    _require_movable(container)
+    require_movable(container)
     report = MigrateReport(rename or container.id, str(route.destination))
     there = planned(container.pid, container.metadata.spec, network or {})
     options = options or CheckpointOptions()
@@ -205,46 +128,11 @@ def migrate(
         report.mode = mode or Mode.PRECOPY
         rounds = report.mode is Mode.PRECOPY
         wait_s = patience_s(retry_for_s) if report.mode is Mode.POSTCOPY else 0
-        _offer(far, container, intent, there, accepted, rounds=rounds, pages_within_s=wait_s)
+        make_offer(far, container, intent, there, accepted, rounds=rounds, pages_within_s=wait_s)
         handover = _Handover(container, intent, far, worker, report, ask)
         handover.run(bytes_per_s, progress, retry_for_s, limits or RoundLimits())
         report.total_ns = time.monotonic_ns() - began
     return report
-
-
-def obstacles(
-    container: Container,
-    route: Route,
-    *,
-    rename: str | None = None,
-    ask: Ask | None = None,
-    network: Mapping[str, str] | None = None,
-    accepted: Sequence[str] = (),
-) -> list[Refusal]:
-    """What the destination has against a container; nothing is touched on either side.
-
-    Args:
-        container, route, rename, ask, network, accepted: As for `migrate`.
-
-    Raises:
-        MigrateError, WherryError: It cannot be asked, or the container cannot be moved now.
-    """
-    if rename is not None:
-        validate_id(rename)
-    _require_movable(container)
-    there = planned(container.pid, container.metadata.spec, network or {})
-    with talk_to(route, ask) as far:
-        if "dry-run" not in far.hello.features:
-            raise MigrateError(
-                f"wherry {far.hello.wherry} on {route.destination} cannot be asked beforehand",
-                reason="missing-feature",
-            )
-        intent = Intent(secrets.token_hex(16), rename or container.id, route, time.time())
-        try:
-            _offer(far, container, intent, there, accepted, dry_run=True)
-        except RefusedError as exc:
-            return list(exc.refusals)
-    return []
 
 
 def _without_tracking(wanted: Mode | None, report: MigrateReport, why_not: str) -> Mode:
@@ -256,86 +144,6 @@ def _without_tracking(wanted: Mode | None, report: MigrateReport, why_not: str) 
         )
     report.warnings = (*report.warnings, f"migrated without pre-copy: {why_not}")
     return Mode.STOP
-
-
-def _require_movable(container: Container) -> None:
-    pending = intent_of(container.metadata)
-    if pending is not None:
-        raise MigrateError(
-            f"{container.id}: a migration to {pending.route.destination} is not settled; see"
-            f" wherry migrate --status {container.id}",
-            reason="handover-pending",
-        )
-    wait_until_filled(container.directory)
-    status = container.status
-    require_status(container.id, status, "migrate", Status.RUNNING)
-    require_checkpoint(container, status)
-
-
-def _offer(
-    far: Conversation,
-    container: Container,
-    intent: Intent,
-    there: Sequence[Outlet],
-    accepted: Sequence[str],
-    *,
-    rounds: bool = False,
-    pages_within_s: int = 0,
-    dry_run: bool = False,
-) -> None:
-    if "container-stream" not in far.hello.features:
-        raise MigrateError(
-            f"wherry {far.hello.wherry} on {intent.route.destination} cannot receive containers",
-            reason="missing-feature",
-        )
-    metadata = container.metadata
-    far.peer.send(
-        OfferContainer(
-            token=intent.token,
-            container_id=intent.remote_id,
-            source_id=metadata.id,
-            bundle=metadata.bundle,
-            spec=metadata.spec,
-            memory_bytes=_memory_of(container.cgroups.pids()),
-            outlets=tuple(there),
-            disk_bytes=_disk_of(metadata.overlay),
-            time_ns=time.time_ns(),
-            accepted=tuple(accepted),
-            dry_run=dry_run,
-            rounds=rounds,
-            overlay=metadata.overlay is not None,
-            hash_seed=str((metadata.overlay or {}).get("hash_seed", "")),
-            pages_within_s=pages_within_s,
-        )
-    )
-    answer = far.peer.receive_any(Ready, Refuse)
-    if isinstance(answer, Refuse):
-        raise RefusedError(
-            f"cannot migrate {container.id} to {intent.route.destination}", answer.refusals
-        )
-
-
-def _disk_of(overlay: Mapping[str, Any] | None) -> int:
-    """What the container has changed of its files."""
-    if overlay is None:
-        return 0
-    total = 0
-    for top, _, names in os.walk(overlay["upper"]):
-        for name in names:
-            with contextlib.suppress(FileNotFoundError):  # it runs
-                total += os.lstat(f"{top}/{name}").st_blocks * 512
-    return total
-
-
-def _memory_of(pids: list[int]) -> int:
-    """About what the tasks occupy: shared memory counts once per process."""
-    total = 0
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-                if line.startswith(("RssAnon:", "RssShmem:")):
-                    total += int(line.split()[1]) << 10
-    return total
 
 
 class _Handover:

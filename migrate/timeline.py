@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from xml.sax.saxutils import escape
 
 if TYPE_CHECKING:
-    from migrate.stopcopy import MigrateReport
+    from migrate.report import MigrateReport
 
 _WIDTH, _LEFT, _RIGHT, _ROW = 720, 90, 210, 22
 _BAR = 14

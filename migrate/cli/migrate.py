@@ -24,7 +24,7 @@ from migrate.remote import Route
 from runtime.errors import RefusedError
 
 if TYPE_CHECKING:
-    from migrate.stopcopy import MigrateReport
+    from migrate.report import MigrateReport
     from runtime.container import Container
     from runtime.engine.api import CheckpointOptions
 
@@ -233,7 +233,7 @@ def _preview(
     accepted: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    from migrate.stopcopy import obstacles
+    from migrate.offer import obstacles
 
     found = obstacles(
         container, route, rename=rename, ask=ask_person, network=network, accepted=accepted

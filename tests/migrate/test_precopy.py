@@ -20,7 +20,7 @@ from migrate.precopy import (
     Rounds,
     parse_downtime,
 )
-from migrate.stopcopy import MigrateReport
+from migrate.report import MigrateReport
 from migrate.timeline import draw
 from tests.support.lab import Lab
 from tests.support.wait import wait_until

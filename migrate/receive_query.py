@@ -1,0 +1,154 @@
+"""The destination, asked: what has become of a handover, and of the memory that was to come."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+
+from formats.errors import WherryError
+from migrate.errors import MigrateError, ProtocolError
+from migrate.ledger import TOKEN, Entry, advance, open_ledger
+from migrate.messages import AllHere, Answer, Done, Pages, PageState, Phase, Query, Wish
+from migrate.ownership import END_TIMEOUT_S, abort, destroy, finish, forget
+from migrate.page_source import PAGES, hand_over
+from migrate.protocol import Peer
+from runtime.errors import ContainerError, ContainerNotFoundError
+from runtime.filling import KILLED, fillers
+from runtime.metadata import read_metadata
+
+
+def answer_query(peer: Peer, query: Query, root: Path) -> None:
+    """Tell what has become of a handover, after doing what the source wishes.
+
+    Raises:
+        ProtocolError: The token is malformed.
+    """
+    if not TOKEN.fullmatch(query.token):
+        raise ProtocolError("the token of the query is malformed")
+    peer.send(_settle(root, query))
+    with contextlib.suppress(MigrateError):
+        forget(root, peer.receive(Done).token)
+
+
+def _settle(root: Path, query: Query) -> Answer:
+    token, wish = query.token, query.wish
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+        if entry is None and wish is not Wish.ASK:
+            # From now on nothing can come of it, even if its ``receive`` is still on the way.
+            entry = entries[token] = Entry("", Phase.ABORTED, changed=time.time())
+    if entry is None:
+        return Answer(Phase.UNKNOWN)
+    phase, sentence = entry.phase, ""
+    if wish is Wish.FINISH:
+        phase = advance(root, token, to=Phase.COMMITTED, only_from=(Phase.PREPARED,))
+    if wish is not Wish.ASK:
+        phase = abort(root, token)
+    if phase is Phase.COMMITTED and wish is not Wish.ASK:
+        try:
+            finish(root, token)
+            phase = Phase.RUNNING
+        except (WherryError, OSError) as exc:
+            phase, sentence = Phase.ABORTED, str(exc)
+    if phase is not Phase.RUNNING or not entry.pages:
+        return Answer(phase, entry.container_id, sentence)
+    pages, sentence = _page_state(root, entry.container_id, token)
+    if pages is PageState.LOST and wish is Wish.ABORT:
+        phase = _bury(root, token)
+        pages = PageState.COMPLETE if phase is Phase.ABORTED else PageState.LOST
+    return Answer(phase, entry.container_id, sentence, pages)
+
+
+def serve_pager(peer: Peer, pages: Pages, root: Path, fds: tuple[int, int]) -> None:
+    """Bring the pager of a container that runs here together with the source.
+
+    Args:
+        peer: The source.
+        pages: Its word.
+        root: State root of this host's containers.
+        fds: What *peer* is read and written with.
+
+    Raises:
+        TransportError: The source has hung up.
+        ProtocolError: It says more than it should.
+    """
+    if not TOKEN.fullmatch(pages.token):
+        raise ProtocolError("the token is malformed")
+    answer = _answer(root, pages.token)
+    if answer.pages is PageState.WANTED:
+        if not peer.idle():
+            raise ProtocolError("the source does not wait for what it is asked for")
+        if hand_over(root / answer.container_id, fds):
+            # All that is to be said, the pager has said.
+            answer = _answer(root, pages.token)
+            if answer.pages is not PageState.COMPLETE:
+                return
+        else:
+            answer = _settled_answer(root, pages.token)
+            peer.send(AllHere() if answer.pages is PageState.COMPLETE else answer)
+    else:
+        settled = answer.phase is Phase.RUNNING and answer.pages is PageState.COMPLETE
+        peer.send(AllHere() if settled else answer)
+    with contextlib.suppress(MigrateError):
+        forget(root, peer.receive(Done).token)
+
+
+def _settled_answer(root: Path, token: str) -> Answer:
+    """When there is no pager any more: what it, or its guard, is about to write down."""
+    with contextlib.suppress(ContainerError, FileNotFoundError):
+        for process in fillers(read_metadata(root / _answer(root, token).container_id)):
+            process.wait_gone(END_TIMEOUT_S)
+    return _answer(root, token)
+
+
+def _answer(root: Path, token: str) -> Answer:
+    """What holds of a handover."""
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+    if entry is None:
+        return Answer(Phase.UNKNOWN)
+    pages, sentence = PageState.COMPLETE, ""
+    if entry.phase is Phase.RUNNING and entry.pages:
+        pages, sentence = _page_state(root, entry.container_id, token)
+    return Answer(entry.phase, entry.container_id, sentence, pages)
+
+
+def _page_state(root: Path, cid: str, token: str) -> tuple[PageState, str]:
+    """What has become of the memory that was to come later, and why."""
+    try:
+        # Whether it ended well was written down before it ended.
+        over = not any(process.alive() for process in fillers(read_metadata(root / cid)))
+        metadata = read_metadata(root / cid)
+    except ContainerError as exc:
+        return PageState.LOST, str(exc)
+    noted = metadata.extra.get(PAGES)
+    if noted is None:  # nothing was to come, or it is another container
+        return PageState.COMPLETE, ""
+    if noted["token"] != token:
+        return PageState.LOST, "another container has its id"
+    killed = metadata.extra.get(KILLED)
+    if killed is not None:
+        return PageState.LOST, str(killed["message"])
+    if noted["state"] != PageState.WANTED:
+        return PageState.COMPLETE, ""
+    if not over:
+        return PageState.WANTED, ""
+    return PageState.LOST, "its pager has vanished"
+
+
+def _bury(root: Path, token: str) -> Phase:
+    """Remove what is left of a container whose memory was lost, so that the source may have it."""
+    with open_ledger(root) as entries:
+        cid = entries[token].container_id
+    try:
+        noted = read_metadata(root / cid).extra.get(PAGES)
+        if noted is not None and noted["token"] == token:
+            destroy(root, cid)
+            read_metadata(root / cid)
+            return Phase.RUNNING  # it cannot be removed, and may be alive
+    except ContainerNotFoundError:
+        pass
+    except ContainerError:
+        return Phase.RUNNING  # who knows
+    return advance(root, token, to=Phase.ABORTED, only_from=(Phase.RUNNING,))
