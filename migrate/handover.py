@@ -2,12 +2,17 @@
 
 Before the source says *commit* it writes into the container's record that it gives it away, to
 whom, and under which token; the record also says *paused*, so nothing thaws the container when we
-die. From then on only the destination's answer decides: it runs there (destroy here), or nothing
-of it is there and never will be (thaw here).
+die. From then on only the destination's answer decides: it runs there (destroy here), or it never
+ran there and never will (thaw here).
+
+What has run there is another container than ours, which stands where it stood at the handover: its
+files, its clients and its peers have seen more. If it was lost since, ours goes on only when
+somebody says so (`Wish.TAKE_BACK`), and the same holds when the destination has forgotten it all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -40,6 +45,7 @@ class Intent:
         route: How to reach the destination.
         since: Wall-clock seconds of the decision.
         pages: After post-copy: whose memory the destination still asks for, by address space.
+        ran: Wall-clock seconds at which we heard that it runs there; 0 if we did not.
     """
 
     token: str
@@ -47,6 +53,7 @@ class Intent:
     route: Route
     since: float
     pages: Mapping[int, ProcessRef] = field(default_factory=dict)
+    ran: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in the record."""
@@ -56,6 +63,7 @@ class Intent:
             "route": self.route.to_json(),
             "since": self.since,
             "pages": {str(mm_id): process.to_json() for mm_id, process in self.pages.items()},
+            "ran": self.ran,
         }
 
 
@@ -78,6 +86,7 @@ def intent_of(metadata: Metadata) -> Intent | None:
                 int(mm_id): ProcessRef(int(process["pid"]), int(process["start_ticks"]))
                 for mm_id, process in noted.get("pages", {}).items()
             },
+            float(noted.get("ran", 0.0)),
         )
     except (KeyError, TypeError, ValueError) as exc:
         raise MigrateError(
@@ -91,6 +100,17 @@ def decide(container: Container, intent: Intent) -> None:
     with update_metadata(container.directory) as metadata:
         metadata.extra[HANDOVER] = intent.to_json()
         metadata.status = Status.PAUSED
+
+
+def note_ran(container: Container) -> None:
+    """Write down that it runs there, when ours is kept for its memory all the same."""
+    with (
+        contextlib.suppress(ContainerNotFoundError),
+        update_metadata(container.directory) as metadata,
+    ):
+        noted = metadata.extra.get(HANDOVER)
+        if isinstance(noted, dict) and not noted.get("ran"):
+            noted["ran"] = time.time()
 
 
 def take_back(container: Container) -> None:
@@ -135,10 +155,11 @@ def settle(
 
     Returns:
         The destination's answer. After RUNNING (and COMMITTED) ours is destroyed, if no pages of it
-        are wanted or were lost; after ABORTED and UNKNOWN it runs again, unless *wish* is ASK.
+        are wanted or were lost; after ABORTED it runs again, unless *wish* is ASK.
 
     Raises:
-        UndecidedError: The destination cannot be reached; ours stays frozen.
+        UndecidedError: The destination cannot be reached, or has forgotten the handover (reason
+            ``handover-forgotten``); ours stays frozen.
         MigrateError: It can be reached and does not answer properly.
     """
     deadline = time.monotonic() + retry_for_s
@@ -159,12 +180,19 @@ def settle(
 
 def _ask_once(container: Container, intent: Intent, wish: Wish, ask: Ask | None) -> Answer:
     with talk_to(intent.route, ask) as far:
-        far.peer.send(Query(intent.token, wish))
+        if wish is Wish.TAKE_BACK and "postcopy" not in far.hello.features:
+            asked = Wish.ABORT  # it need not know the difference: it has never run without memory
+        else:
+            asked = wish
+        far.peer.send(Query(intent.token, asked))
         answer = far.peer.receive(Answer)
         if wish is Wish.ASK:
             return answer
         if intent.pages and answer.pages is not PageState.COMPLETE:
+            note_ran(container)
             return answer
+        if is_forgotten(answer) and wish is not Wish.TAKE_BACK:
+            raise forgotten(container, intent)
         if answer.phase in (Phase.RUNNING, Phase.COMMITTED):
             give_away(container)
         elif answer.phase in (Phase.ABORTED, Phase.UNKNOWN):
@@ -177,3 +205,37 @@ def _ask_once(container: Container, intent: Intent, wish: Wish, ask: Ask | None)
             )
         far.peer.send(Done(intent.token))
         return answer
+
+
+def is_forgotten(answer: Answer) -> bool:
+    """Whether the destination has nothing on record of what it had once prepared.
+
+    It was prepared before anything was given away, so this is a host, or a state root, that was
+    set up anew since, or one that nobody has asked for longer than it remembers.
+    """
+    return answer.phase is Phase.UNKNOWN or (
+        answer.phase is Phase.ABORTED and not answer.container_id
+    )
+
+
+def forgotten(container: Container, intent: Intent) -> UndecidedError:
+    """What holds of ours then."""
+    there = intent.route.destination
+    return UndecidedError(
+        f"{container.id}: {there} has no record of it any more; {ran_there(intent)}, and what it"
+        " has done there would be lost if it went on here as it was at the handover: wherry migrate"
+        f" --abort --lose-progress {container.id} does that; it stays frozen",
+        reason="handover-forgotten",
+    )
+
+
+def ran_there(intent: Intent) -> str:
+    """A part of a sentence: whether it has run at the destination, as far as we know."""
+    if intent.ran:
+        return f"it has run there since {moment(intent.ran)}"
+    return f"whether it has run there since {moment(intent.since)} cannot be told"
+
+
+def moment(seconds: float) -> str:
+    """A time for people."""
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

@@ -19,13 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from migrate.errors import MigrateError
-from migrate.messages import Phase
+from migrate.messages import PageState, Phase
 from runtime.metadata import sync_directory
 
 FILE = ".handover.json"
 LOCK = ".handover.lock"
 TOKEN = re.compile(r"[0-9a-f]{32}")
 KEPT_S = 7 * 86400  # how long a settled handover is remembered when the source never says done
+KEPT_WANTED_S = 30 * 86400  # one whose memory has still to come
 MAX_ENTRIES = 4096
 
 
@@ -40,7 +41,9 @@ class Entry:
         start_ticks: When that process started; with the pid it names one process.
         source: Host and id that the container comes from, for telling a second attempt.
         changed: Wall-clock seconds of the last change.
-        pages: Whether memory may come after the handover.
+        pages: Of the memory that was to come after the handover: whether all of it has.
+        ran: Wall-clock seconds at which it was started here; 0 before.
+        sentence: Why memory was lost.
     """
 
     container_id: str
@@ -49,7 +52,9 @@ class Entry:
     start_ticks: int = 0
     source: str = ""
     changed: float = 0.0
-    pages: bool = False
+    pages: PageState = PageState.COMPLETE
+    ran: float = 0.0
+    sentence: str = ""
 
 
 @contextlib.contextmanager
@@ -91,7 +96,30 @@ def advance(root: Path, token: str, *, to: Phase, only_from: tuple[Phase, ...]) 
             return Phase.UNKNOWN
         if entry.phase in only_from:
             entry.phase, entry.changed = to, time.time()
+            if to is Phase.RUNNING:
+                entry.ran = entry.changed
         return entry.phase
+
+
+def entry_of(root: Path, token: str) -> Entry | None:
+    """What is written of a handover."""
+    with open_ledger(root) as entries:
+        return entries.get(token)
+
+
+def note_pages(root: Path, token: str, state: PageState, sentence: str = "") -> PageState | None:
+    """Write down what has become of memory that was wanted.
+
+    Returns:
+        What holds now: *state*, or what was written before; None for a handover nobody knows.
+    """
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+        if entry is None:
+            return None
+        if entry.pages is PageState.WANTED:
+            entry.pages, entry.sentence, entry.changed = state, sentence, time.time()
+        return entry.pages
 
 
 @contextlib.contextmanager
@@ -108,7 +136,13 @@ def _read(path: Path) -> dict[str, Entry]:
     try:
         document = json.loads(path.read_text())
         return {
-            token: Entry(**{**fields, "phase": Phase(fields["phase"])})
+            token: Entry(
+                **{
+                    **fields,
+                    "phase": Phase(fields["phase"]),
+                    "pages": PageState(fields.get("pages", PageState.COMPLETE)),
+                }
+            )
             for token, fields in document.items()
         }
     except FileNotFoundError:
@@ -136,11 +170,14 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _forget_old(entries: dict[str, Entry]) -> None:
-    """Settled handovers go after a week; those that await a decision stay."""
-    limit = time.time() - KEPT_S
+    """Settled handovers go in time; those that await a decision stay.
+
+    A source that comes later is told that nothing is known, and decides nothing by itself then.
+    """
     settled = (Phase.RUNNING, Phase.ABORTED)
     for token, entry in list(entries.items()):
-        if entry.phase in settled and entry.changed < limit:
+        kept_s = KEPT_WANTED_S if entry.pages is PageState.WANTED else KEPT_S
+        if entry.phase in settled and entry.changed < time.time() - kept_s:
             del entries[token]
     if len(entries) > MAX_ENTRIES:
         raise MigrateError(f"more than {MAX_ENTRIES} handovers are open", reason="ledger-full")

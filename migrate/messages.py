@@ -51,6 +51,9 @@ class Wish(enum.StrEnum):
     """Start what is prepared; if that cannot be, abort."""
     ABORT = "abort"
     """Abort what has not been committed."""
+    TAKE_BACK = "take-back"
+    """As ABORT, and remove what has run and is dead for lack of memory: somebody has chosen to lose
+    what it had done. Only with the feature ``postcopy``."""
 
 
 class PageState(enum.StrEnum):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from formats.errors import WherryError
 from migrate.ledger import advance, open_ledger
-from migrate.messages import Phase
+from migrate.messages import PageState, Phase
 from runtime.container import Container
 from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
 from runtime.process import ProcessRef
@@ -100,7 +100,9 @@ def forget(root: Path, token: str) -> None:
     """Drop the record of a handover that both sides have settled."""
     with open_ledger(root) as entries:
         entry = entries.get(token)
-        if entry is not None and entry.phase in (Phase.RUNNING, Phase.ABORTED):
+        if entry is None or (entry.pages is PageState.WANTED and entry.phase is Phase.RUNNING):
+            return
+        if entry.phase in (Phase.RUNNING, Phase.ABORTED):
             del entries[token]
 
 

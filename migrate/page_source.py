@@ -25,6 +25,7 @@ from formats.compression import decompress
 from formats.errors import ImageCorruptError
 from formats.staged import pack_ranges
 from migrate.errors import MigrateError, ProtocolError, TransportError
+from migrate.ledger import note_pages
 from migrate.messages import AllHere, PageContent, PageRequest, PageState
 from migrate.protocol import Peer
 from migrate.transport import Buffer, DescriptorChannel
@@ -36,7 +37,7 @@ from runtime.metadata import update_metadata
 log = logging.getLogger(__name__)
 
 PAGES = "pages"
-"""In `Metadata.extra` of a container that came by post-copy: a `PageState`, and whose token."""
+"""In `Metadata.extra` of a container that came by post-copy: the token of the handover."""
 SOCKET_NAME = "pages.sock"
 WINDOW = 1 << 20  # bytes of addresses that are asked for at once, as the pager does
 ANSWER_TIMEOUT_S = 30.0  # a source that takes longer for a window is taken for gone
@@ -51,16 +52,19 @@ class _ReplacedError(TransportError):
 class PageLine:
     """Memory that is still at the source: a `runtime.engine.lazy.source.FarSource`.
 
+    What becomes of it is written into the ledger, which outlives the container.
+
     Args:
+        root: State root of this host's containers.
         token: Of the handover.
         patience_s: How long nobody may be there to ask.
     """
 
-    def __init__(self, token: str, patience_s: float) -> None:
+    def __init__(self, root: Path, token: str, patience_s: float) -> None:
+        self._root = root
         self._token = token
         self._patience_s = patience_s
         self._runs: dict[int, list[Range]] = {}
-        self._directory = Path()
         self._listener: socket.socket | None = None
         self._sending = threading.Lock()  # guards the connection, and what is expected of it
         self._receiving = threading.Lock()
@@ -79,10 +83,12 @@ class PageLine:
 
     def open(self, directory: Path) -> None:
         """See FarSource."""
-        self._directory = directory
-        if self._runs:
-            self._listener = listen(directory / SOCKET_NAME)
-            self._note(PageState.WANTED)
+        if not self._runs:
+            note_pages(self._root, self._token, PageState.COMPLETE)
+            return
+        self._listener = listen(directory / SOCKET_NAME)
+        with update_metadata(directory) as metadata:
+            metadata.extra[PAGES] = self._token
 
     def leave(self) -> None:
         """See FarSource."""
@@ -112,13 +118,17 @@ class PageLine:
 
     def complete(self, faults: int, filled_bytes: int) -> None:
         """See FarSource. Written down first: if the word is lost, the source will ask."""
-        self._note(PageState.COMPLETE)
+        note_pages(self._root, self._token, PageState.COMPLETE)
         if self._peer is None:
             return
         try:
             self._peer.send(AllHere(faults, filled_bytes))
         except TransportError as exc:
             log.info("the source cannot be told that all is here: %s", exc)
+
+    def lost(self, sentence: str) -> None:
+        """See FarSource."""
+        note_pages(self._root, self._token, PageState.LOST, sentence)
 
     def close(self) -> None:
         """See PageSource."""
@@ -236,10 +246,6 @@ class PageLine:
         self._hang_up()
         self._number += 1
         self._expected.clear()
-
-    def _note(self, state: PageState) -> None:
-        with update_metadata(self._directory) as metadata:
-            metadata.extra[PAGES] = {"state": str(state), "token": self._token}
 
     def _hang_up(self) -> None:
         self._peer = None

@@ -22,7 +22,15 @@ from formats.compression import Compressor
 from formats.errors import ImageCorruptError
 from formats.staged import unpack_ranges
 from migrate.errors import LoginError, MigrateError, ProtocolError, TransportError, UndecidedError
-from migrate.handover import RETRY_PAUSE_S, Intent, give_away
+from migrate.handover import (
+    RETRY_PAUSE_S,
+    Intent,
+    forgotten,
+    give_away,
+    is_forgotten,
+    moment,
+    note_ran,
+)
 from migrate.messages import (
     AllHere,
     Answer,
@@ -31,7 +39,6 @@ from migrate.messages import (
     PageContent,
     PageRequest,
     Pages,
-    PageState,
     Phase,
 )
 from migrate.protocol import MAX_DATA_SIZE, Peer
@@ -184,6 +191,7 @@ def feed(
         MigrateError: Pages are not wanted any more, though they did not all come: see the reason.
     """
     began = time.monotonic_ns()
+    note_ran(container)
     with PageServer(intent.pages, bytes_per_s) as server:
         try:
             end = _serve(server, container, intent, far, ask, retry_for_s)
@@ -252,14 +260,20 @@ def _end(server: PageServer, container: Container, intent: Intent, peer: Peer) -
 def not_wanted(container: Container, intent: Intent, answer: Answer) -> MigrateError:
     """What holds when the destination neither runs the container with all its memory nor asks."""
     there = intent.route.destination
-    if answer.phase is Phase.RUNNING and answer.pages is PageState.LOST:
-        what = f"{there} had started it, and it is dead there ({answer.sentence})"
-    else:
-        what = f"{there} has nothing of it any more"
+    if is_forgotten(answer):
+        return forgotten(container, intent)
+    if answer.phase is not Phase.RUNNING:
+        return MigrateError(
+            f"{container.id}: {there} gave it back; wherry migrate --resume {container.id} lets it"
+            " go on here",
+            reason="handover-aborted",
+        )
     return MigrateError(
-        f"{container.id}: {what}; here it is frozen as it was at the handover: wherry migrate"
-        f" --abort {container.id} lets it go on from then, once {there} has confirmed that it is"
-        " dead; what it has done over there since is lost",
+        f"{container.id}: it has run on {there} since {moment(intent.ran or intent.since)} and is"
+        f" dead there ({answer.sentence}); here it is frozen as it was at the handover. If it goes"
+        " on from then, what it has done there is lost, and what others have seen of that may"
+        f" happen once more: wherry migrate --abort --lose-progress {container.id} does that;"
+        f" wherry delete --force {container.id} gives it up",
         reason="pages-lost",
     )
 

@@ -31,6 +31,7 @@ from migrate.messages import (
     Hello,
     OfferContainer,
     Pages,
+    PageState,
     Phase,
     Prepared,
     Ready,
@@ -138,7 +139,7 @@ def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
             own.start_ticks,
             origin,
             time.time(),
-            pages=offer.pages_within_s > 0,
+            pages=PageState.WANTED if offer.pages_within_s else PageState.COMPLETE,
         )
 
 
@@ -149,7 +150,7 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
         late = LatePlan(peer, offer)
         plan, spec, bundle, overlay = late, late.spec, late.bundle, late.overlay
     else:
-        early = _early_plan(peer, offer)
+        early = _early_plan(peer, offer, root)
         plan, spec, bundle, overlay = early, early.spec, early.bundle, early.overlay
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -175,7 +176,7 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
     peer.send(Prepared(time.monotonic_ns() - started))
 
 
-def _early_plan(peer: Peer, offer: OfferContainer) -> RestorePlan:
+def _early_plan(peer: Peer, offer: OfferContainer, root: Path) -> RestorePlan:
     image, options = DataSource(peer), options_of(offer)
     if not offer.pages_within_s:
         return plan_from_source(image, None, spec=None, name=offer.container_id, options=options)
@@ -188,5 +189,5 @@ def _early_plan(peer: Peer, offer: OfferContainer) -> RestorePlan:
         spec=None,
         name=offer.container_id,
         options=replace(options, lazy=True),
-        far=PageLine(offer.token, offer.pages_within_s),
+        far=PageLine(root, offer.token, offer.pages_within_s),
     )

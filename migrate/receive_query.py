@@ -8,7 +8,7 @@ from pathlib import Path
 
 from formats.errors import WherryError
 from migrate.errors import MigrateError, ProtocolError
-from migrate.ledger import TOKEN, Entry, advance, open_ledger
+from migrate.ledger import TOKEN, Entry, advance, entry_of, note_pages, open_ledger
 from migrate.messages import AllHere, Answer, Done, Pages, PageState, Phase, Query, Wish
 from migrate.ownership import END_TIMEOUT_S, abort, destroy, finish, forget
 from migrate.page_source import PAGES, hand_over
@@ -37,7 +37,7 @@ def _settle(root: Path, query: Query) -> Answer:
         entry = entries.get(token)
         if entry is None and wish is not Wish.ASK:
             # From now on nothing can come of it, even if its ``receive`` is still on the way.
-            entry = entries[token] = Entry("", Phase.ABORTED, changed=time.time())
+            entries[token] = Entry("", Phase.ABORTED, changed=time.time())
     if entry is None:
         return Answer(Phase.UNKNOWN)
     phase, sentence = entry.phase, ""
@@ -51,10 +51,10 @@ def _settle(root: Path, query: Query) -> Answer:
             phase = Phase.RUNNING
         except (WherryError, OSError) as exc:
             phase, sentence = Phase.ABORTED, str(exc)
-    if phase is not Phase.RUNNING or not entry.pages:
+    if phase is not Phase.RUNNING:
         return Answer(phase, entry.container_id, sentence)
-    pages, sentence = _page_state(root, entry.container_id, token)
-    if pages is PageState.LOST and wish is Wish.ABORT:
+    pages, sentence = _page_state(root, token)
+    if pages is PageState.LOST and wish is Wish.TAKE_BACK:
         phase = _bury(root, token)
         pages = PageState.COMPLETE if phase is Phase.ABORTED else PageState.LOST
     return Answer(phase, entry.container_id, sentence, pages)
@@ -104,37 +104,40 @@ def _settled_answer(root: Path, token: str) -> Answer:
 
 def _answer(root: Path, token: str) -> Answer:
     """What holds of a handover."""
-    with open_ledger(root) as entries:
-        entry = entries.get(token)
+    entry = entry_of(root, token)
     if entry is None:
         return Answer(Phase.UNKNOWN)
     pages, sentence = PageState.COMPLETE, ""
-    if entry.phase is Phase.RUNNING and entry.pages:
-        pages, sentence = _page_state(root, entry.container_id, token)
+    if entry.phase is Phase.RUNNING:
+        pages, sentence = _page_state(root, token)
     return Answer(entry.phase, entry.container_id, sentence, pages)
 
 
-def _page_state(root: Path, cid: str, token: str) -> tuple[PageState, str]:
+def _page_state(root: Path, token: str) -> tuple[PageState, str]:
     """What has become of the memory that was to come later, and why."""
+    entry = entry_of(root, token)
+    if entry is not None and entry.pages is PageState.WANTED:
+        why = _why_nobody_fills(root / entry.container_id, token)
+        if why:
+            # Whether it ended well was written down before it ended.
+            note_pages(root, token, PageState.LOST, why)
+            entry = entry_of(root, token)
+    return (PageState.COMPLETE, "") if entry is None else (entry.pages, entry.sentence)
+
+
+def _why_nobody_fills(directory: Path, token: str) -> str:
+    """Why a container's memory will not be filled any more; empty while somebody does it."""
     try:
-        # Whether it ended well was written down before it ended.
-        over = not any(process.alive() for process in fillers(read_metadata(root / cid)))
-        metadata = read_metadata(root / cid)
+        metadata = read_metadata(directory)
     except ContainerError as exc:
-        return PageState.LOST, str(exc)
-    noted = metadata.extra.get(PAGES)
-    if noted is None:  # nothing was to come, or it is another container
-        return PageState.COMPLETE, ""
-    if noted["token"] != token:
-        return PageState.LOST, "another container has its id"
-    killed = metadata.extra.get(KILLED)
-    if killed is not None:
-        return PageState.LOST, str(killed["message"])
-    if noted["state"] != PageState.WANTED:
-        return PageState.COMPLETE, ""
-    if not over:
-        return PageState.WANTED, ""
-    return PageState.LOST, "its pager has vanished"
+        return f"it was removed there before all of its memory had come: {exc}"
+    if metadata.extra.get(PAGES) != token:
+        return "it was removed there, and another container has its id"
+    if KILLED in metadata.extra:
+        return str(metadata.extra[KILLED]["message"])
+    if any(process.alive() for process in fillers(metadata)):
+        return ""
+    return "its pager has vanished"
 
 
 def _bury(root: Path, token: str) -> Phase:
@@ -142,8 +145,7 @@ def _bury(root: Path, token: str) -> Phase:
     with open_ledger(root) as entries:
         cid = entries[token].container_id
     try:
-        noted = read_metadata(root / cid).extra.get(PAGES)
-        if noted is not None and noted["token"] == token:
+        if read_metadata(root / cid).extra.get(PAGES) == token:
             destroy(root, cid)
             read_metadata(root / cid)
             return Phase.RUNNING  # it cannot be removed, and may be alive

@@ -39,7 +39,8 @@ _MEANING = {
 _PAGES = {
     PageState.COMPLETE: "runs it with all of its memory (--resume removes it here)",
     PageState.WANTED: "runs it and needs the rest of its memory (--resume serves it)",
-    PageState.LOST: "had started it, and it is dead there (--abort lets it go on here as it was)",
+    PageState.LOST: "had started it, and it is dead there (--abort --lose-progress lets it go on"
+    " here as it was)",
 }
 _ENDED = {
     "fits": "what was left fits the downtime",
@@ -122,6 +123,12 @@ _ENDED = {
 @click.option("--status", is_flag=True, help="Tell how an interrupted migration stands.")
 @click.option("--resume", is_flag=True, help="Finish an interrupted migration.")
 @click.option("--abort", is_flag=True, help="Take an interrupted migration back if it can be.")
+@click.option(
+    "--lose-progress",
+    is_flag=True,
+    help="With --abort: let it go on here although it has run over there and was lost; what it has"
+    " done there is gone, and what others have seen of that may happen once more.",
+)
 @checkpoint_options
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
 @ssh_options
@@ -145,6 +152,7 @@ def command(
     status: bool,
     resume: bool,
     abort: bool,
+    lose_progress: bool,
     allow: CheckpointOptions,
     as_json: bool,
     route_to: Callable[[Destination], Route],
@@ -158,8 +166,8 @@ def command(
 
     With --mode postcopy it runs over there at once and asks for its memory, which stays here,
     frozen, until all of it has come. If the connection is lost for good meanwhile, the container
-    over there is killed: it cannot go on, and what it has done since is lost; --abort lets it go
-    on here as it was.
+    over there is killed: it cannot go on, and what it has done since is lost. It goes on here as
+    it was only when somebody says so: --abort --lose-progress.
 
     When the connection breaks in the moment of the handover, the container stays frozen until the
     other host has been asked; --resume does that.
@@ -167,8 +175,11 @@ def command(
     container = settings.load(cid)
     if status + resume + abort > 1:
         raise click.UsageError("--status, --resume and --abort exclude each other")
+    if lose_progress and not abort:
+        raise click.UsageError("--lose-progress goes with --abort")
     if status or resume or abort:
-        wish = Wish.ASK if status else Wish.FINISH if resume else Wish.ABORT
+        taken_back = Wish.TAKE_BACK if lose_progress else Wish.ABORT
+        wish = Wish.ASK if status else Wish.FINISH if resume else taken_back
         _settle(container, wish, as_json, retry_for)
         return 0
     if destination is None:

@@ -10,8 +10,8 @@ import pytest
 
 from migrate import ledger
 from migrate.errors import MigrateError
-from migrate.ledger import Entry, advance, open_ledger, phase_of
-from migrate.messages import Phase
+from migrate.ledger import Entry, advance, entry_of, note_pages, open_ledger, phase_of
+from migrate.messages import PageState, Phase
 
 TOKEN = "0" * 32
 
@@ -44,6 +44,20 @@ def test_settled_ones_are_forgotten_in_time(tmp_path: Path) -> None:
         entries["2" * 32] = Entry("d", Phase.COMMITTED, changed=old)
     assert phase_of(tmp_path, "1" * 32) is Phase.UNKNOWN
     assert phase_of(tmp_path, "2" * 32) is Phase.COMMITTED
+
+
+def test_what_became_of_memory_is_written_once(tmp_path: Path) -> None:
+    old = time.time() - ledger.KEPT_S - 1
+    with open_ledger(tmp_path) as entries:
+        entries[TOKEN] = Entry("c", Phase.RUNNING, changed=old, pages=PageState.WANTED)
+    assert note_pages(tmp_path, TOKEN, PageState.LOST, "the line broke") is PageState.LOST
+    assert note_pages(tmp_path, TOKEN, PageState.COMPLETE) is PageState.LOST
+    entry = entry_of(tmp_path, TOKEN)
+    assert entry is not None and entry.sentence == "the line broke"
+    assert note_pages(tmp_path, "f" * 32, PageState.LOST) is None
+    with open_ledger(tmp_path) as entries:
+        entries[TOKEN].changed = old
+    assert phase_of(tmp_path, TOKEN) is Phase.UNKNOWN
 
 
 def test_damage_is_told(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from tests.support.wait import wait_until
 from tests.support.workloads import command_of
 
 POSTCOPY = ("--mode", "postcopy")
-PAGES_LOST = 40
+PAGES_LOST, UNDECIDED = 40, 46
 
 
 @pytest.fixture
@@ -117,8 +117,8 @@ def _hold_pages(job: Job, directory: Path, *options: str) -> subprocess.Popen[st
     return call
 
 
-def _settle(job: Job, option: str) -> tuple[int, str]:
-    done = job.lab.run("a", "wherry", "migrate", option, "job", check=False)
+def _settle(job: Job, *options: str) -> tuple[int, str]:
+    done = job.lab.run("a", "wherry", "migrate", *options, "job", check=False)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr
 
@@ -134,11 +134,13 @@ def _is_taken_back(job: Job) -> None:
     """What is dead over there goes on here when somebody says so, and not before."""
     assert job.lab.containers("a") == {"job": "paused"}
     code, said = _settle(job, "--status")
-    assert code == 0 and "it is dead there" in said and "--abort" in said
-    code, said = _settle(job, "--resume")
-    assert code == PAGES_LOST and "pages-lost" in said and "--abort" in said
-    assert job.lab.containers("a") == {"job": "paused"}
-    code, said = _settle(job, "--abort")
+    assert code == 0 and "it is dead there" in said and "--lose-progress" in said
+    for option in ("--resume", "--abort"):
+        code, said = _settle(job, option)
+        assert code == PAGES_LOST and "pages-lost" in said and "--lose-progress" in said
+        assert "it has run on b since" in said
+        assert job.lab.containers("a") == {"job": "paused"}
+    code, said = _settle(job, "--abort", "--lose-progress")
     assert code == 0 and "goes on here" in said
     assert job.only_at("a")
     assert _nothing_is_noted(job)
@@ -170,6 +172,36 @@ def test_the_source_is_killed(job: Job, directory: Path, option: str) -> None:
     assert code == 0 and "removed here" in said
     assert job.only_at("b")
     assert _nothing_is_noted(job)
+
+
+def test_it_was_removed_before_all_had_come(job: Job, directory: Path) -> None:
+    """Nobody can tell any more how far it had come there: the past is not run again unasked."""
+    call = _hold_pages(job, directory)
+    call.kill()
+    call.communicate()
+    (directory / "held").unlink()
+    job.lab.run("b", "wherry", "delete", "--force", "job")
+    _is_taken_back(job)
+
+
+def test_the_other_host_has_forgotten_it(job: Job, directory: Path) -> None:
+    """It was set up anew: what it had said before it is not unsaid by that."""
+    job.start("a")
+    plan = _plan(directory, "running", "before", "hold")
+    call = job.lab.popen("a", "wherry", "migrate", "--mode", "stop", *plan, "job", "b")
+    wait_until((directory / "held").exists)
+    call.kill()
+    call.wait()
+    (directory / "held").unlink()
+    job.lab.run("b", "wherry", "delete", "--force", "job")
+    job.lab.run("b", "rm", "/run/wherry/.handover.json")
+    for option in ("--resume", "--abort"):
+        code, said = _settle(job, option)
+        assert code == UNDECIDED and "handover-forgotten" in said and "--lose-progress" in said
+        assert job.lab.containers("a") == {"job": "paused"}
+    code, said = _settle(job, "--abort", "--lose-progress")
+    assert code == 0 and "goes on here" in said
+    assert job.only_at("a")
 
 
 def test_nobody_comes_back(job: Job, directory: Path) -> None:

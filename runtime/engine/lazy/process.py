@@ -12,6 +12,7 @@ the other's by then. So both were freed of all that came with the fork, and coll
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import json
@@ -22,6 +23,7 @@ import struct
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -153,7 +155,9 @@ def _guard(
     os.write(channel, _PID.pack(pid))
     _, status = os.waitpid(pid, 0)
     if status != 0:
-        _give_up(around, _failure(status, notes))
+        failure = _failure(status, notes)
+        _close_what_it_had({notes})
+        _give_up(around, source, failure)
     os._exit(0)
 
 
@@ -198,13 +202,26 @@ def _failure(status: int, notes: int) -> Failure:
     return Failure("pager-killed", f"its memory cannot be filled: the pager {end}")
 
 
-def _give_up(around: Surroundings, failure: Failure) -> None:
+def _close_what_it_had(kept: set[int]) -> None:
+    """Close what a dead pager had opened, but what tasks wait for: it may have been a lock."""
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):  # the listing's own
+            if int(name) > 2 and int(name) not in kept and not _is_waited_for(name):
+                os.close(int(name))
+
+
+def _is_waited_for(fd: str) -> bool:
+    return "userfaultfd" in os.readlink(f"/proc/self/fd/{fd}")
+
+
+def _give_up(around: Surroundings, source: PageSource, failure: Failure) -> None:
     """Kill the container. Its tasks wait for pages until they are gone."""
     log.error("the container is killed: %s [%s]", failure.message, failure.reason)
-    try:
-        around.record(failure)
-    except Exception:
-        log.exception("the reason is not on record")
+    for note in (around.record, partial(_tell, source)):
+        try:
+            note(failure)
+        except Exception:
+            log.exception("the reason is not on record")
     deadline = time.monotonic() + _KILL_TIMEOUT_S
     while time.monotonic() < deadline:
         try:
@@ -217,3 +234,8 @@ def _give_up(around: Surroundings, failure: Failure) -> None:
     # To let go would let it go on with zeros; who stays here does no harm.
     log.error("the container does not end, though killed")
     signal.pause()
+
+
+def _tell(source: PageSource, failure: Failure) -> None:
+    if isinstance(source, FarSource):
+        source.lost(failure.message)

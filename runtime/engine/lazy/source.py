@@ -64,3 +64,10 @@ class FarSource(PageSource, Protocol):
             faults: How often somebody had to wait.
             filled_bytes: What was handed in.
         """
+
+    def lost(self, sentence: str) -> None:
+        """It cannot be had, and the container is about to be killed; in another process still.
+
+        Args:
+            sentence: Why.
+        """
