@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from formats.errors import ImageCorruptError
-from formats.header import PAGES_ELSEWHERE
+from formats.header import PAGES_ELSEWHERE, STAGED_MEMORY
 from formats.reader import ImageReader
 from formats.records.codec import Record
 from formats.records.memory import Elsewhere
@@ -28,6 +28,18 @@ class ElsewhereImageReader(ImageReader):
     """As ImageReader, for whoever can ask for the missing part."""
 
     _understood = PAGES_ELSEWHERE
+
+
+class LateImageWriter(ImageWriter):
+    """As ImageWriter, for an image that builds upon rounds and leaves a part for later."""
+
+    _incompatible = STAGED_MEMORY | PAGES_ELSEWHERE
+
+
+class LateImageReader(ImageReader):
+    """As ImageReader, for whoever has taken rounds in and can ask for what is missing."""
+
+    _understood = STAGED_MEMORY | PAGES_ELSEWHERE
 
 
 def elsewhere_records(mm_id: int, ranges: Sequence[Range]) -> Iterator[Elsewhere]:

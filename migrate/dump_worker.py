@@ -34,7 +34,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from formats.elsewhere import ElsewhereImageWriter
+from formats.elsewhere import ElsewhereImageWriter, LateImageWriter
 from formats.staged import StagedImageWriter
 from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
@@ -62,6 +62,13 @@ PIPE_SIZE = 1 << 20
 SMALL = 1 << 20
 GATHER_BYTES, GATHER_S = 64 << 10, 0.002
 _PROGRESS_INTERVAL_S = 0.1
+_WRITERS: dict[tuple[bool, bool], type[ImageWriter]] = {
+    (False, False): ImageWriter,
+    (True, False): StagedImageWriter,
+    (False, True): ElsewhereImageWriter,
+    (True, True): LateImageWriter,
+}
+"""By whether there were rounds before, and whether something is asked for later."""
 
 
 class DumpWorker:
@@ -413,9 +420,7 @@ class _Worker:
     def _dump(self, hold: NetworkHold) -> dict[str, Any]:
         """Freeze and dump, again if what stands in the way is gone when the program goes on."""
         deadline = time.monotonic() + self._options.timeout_s
-        writer_class = ImageWriter if self._precopy is None else StagedImageWriter
-        if self._postcopy:
-            writer_class = ElsewhereImageWriter
+        writer_class = _WRITERS[self._precopy is not None, self._postcopy]
         # For little memory, threads take longer than the work.
         with writer_class(self._sink, workers=0 if self._left < SMALL else 2) as writer:
             while True:

@@ -26,7 +26,7 @@ from formats.errors import ImageCorruptError
 from formats.staged import pack_ranges
 from migrate.errors import MigrateError, ProtocolError, TransportError
 from migrate.ledger import note_pages
-from migrate.messages import AllHere, PageContent, PageRequest, PageState
+from migrate.messages import AllHere, OfferContainer, PageContent, PageRequest, PageState
 from migrate.protocol import Peer
 from migrate.transport import Buffer, DescriptorChannel
 from runtime.engine.lazy.source import Range
@@ -41,8 +41,22 @@ PAGES = "pages"
 SOCKET_NAME = "pages.sock"
 WINDOW = 1 << 20  # bytes of addresses that are asked for at once, as the pager does
 ANSWER_TIMEOUT_S = 30.0  # a source that takes longer for a window is taken for gone
+MAX_PATIENCE_S = 86400
 _CACHED = 16  # windows: relatives ask for the same again
 _Window = tuple[int, int]  # address space, number
+
+
+def line_for(offer: OfferContainer, root: Path) -> PageLine | None:
+    """What asks for memory of an offered container; None when none of it comes later.
+
+    Raises:
+        ProtocolError: The offer is malformed.
+    """
+    if not offer.pages_within_s:
+        return None
+    if not 0 < offer.pages_within_s <= MAX_PATIENCE_S:
+        raise ProtocolError(f"nobody waits for {offer.pages_within_s} s")
+    return PageLine(root, offer.token, offer.pages_within_s)
 
 
 class _ReplacedError(TransportError):

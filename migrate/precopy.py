@@ -34,7 +34,8 @@ SHRINKS = 0.9
 """A round is a step forward when it leaves less than this part of the least so far."""
 LEAST_SHARE = 1 / 32
 STUBBORN = 3
-"""So many rounds in a row without a step forward are the end."""
+STUBBORN_WITH_POSTCOPY = 1
+"""Rounds in a row without a step forward; what they leave costs no downtime with post-copy."""
 _DOWNTIME = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s)")
 SCATTERED_PAGE_S = 0.0001
 """What a page costs that lies alone, as most do at the end: to read it here, to write it there."""
@@ -64,6 +65,16 @@ class Mode(enum.StrEnum):
     """In rounds while it runs, and the rest while it is frozen."""
     POSTCOPY = "postcopy"
     """When it runs at the destination: first what it asks for, then all the rest."""
+    HYBRID = "hybrid"
+    """In rounds while it runs, and what they leave when it runs at the destination."""
+
+    @property
+    def has_rounds(self) -> bool:
+        return self in (Mode.PRECOPY, Mode.HYBRID)
+
+    @property
+    def sends_later(self) -> bool:
+        return self in (Mode.POSTCOPY, Mode.HYBRID)
 
 
 class Ended(enum.StrEnum):
@@ -84,6 +95,8 @@ class OnNoConvergence(enum.StrEnum):
     """Migrate all the same, with a longer downtime."""
     GIVE_UP = "give-up"
     """Let it stay where it is."""
+    POSTCOPY = "postcopy"
+    """Go on as in `Mode.HYBRID`: the rest follows when it runs at the destination."""
     THROTTLE = "throttle"
     """Give it less and less processor time, as long as that helps; then migrate all the same."""
 
@@ -96,11 +109,13 @@ class RoundLimits:
         rounds: At most so many.
         max_downtime_s: How long the container may stand still.
         on_no_convergence: What to do when that cannot be had.
+        stubborn: So many rounds in a row without a step forward are the end.
     """
 
     rounds: int = DEFAULT_ROUNDS
     max_downtime_s: float = DEFAULT_DOWNTIME_S
     on_no_convergence: OnNoConvergence = OnNoConvergence.GO_ON
+    stubborn: int = STUBBORN
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +189,8 @@ class Rounds:
         self.expected_ns = int(expected_s * 1e9)
         if expected_s <= IDEAL * limits.max_downtime_s:
             return Ended.FITS
-        stuck = len(left) > STUBBORN and min(left[-STUBBORN:]) >= SHRINKS * min(left[:-STUBBORN])
+        last, before = left[-limits.stubborn :], left[: -limits.stubborn]
+        stuck = bool(before) and min(last) >= SHRINKS * min(before)
         over = len(self.reports) >= limits.rounds
         if over or stuck:
             if expected_s <= ENOUGH * limits.max_downtime_s:

@@ -39,7 +39,7 @@ from migrate.messages import (
     Running,
 )
 from migrate.ownership import abort, clear_stale, finish, forget
-from migrate.page_source import PageLine
+from migrate.page_source import line_for
 from migrate.protocol import DataSource, Peer
 from migrate.receive_query import serve_pager
 from migrate.receive_rounds import LatePlan, options_of
@@ -56,7 +56,6 @@ from runtime.sandbox.descriptors import Stdio
 
 log = logging.getLogger(__name__)
 
-MAX_PATIENCE_S = 86400
 COMMIT_TIMEOUT_S = 60.0  # the source says commit at once; later the line is taken for dead
 
 
@@ -147,7 +146,7 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
     started = time.monotonic_ns()
     plan: Restoring
     if offer.rounds:
-        late = LatePlan(peer, offer)
+        late = LatePlan(peer, offer, line_for(offer, root))
         plan, spec, bundle, overlay = late, late.spec, late.bundle, late.overlay
     else:
         early = _early_plan(peer, offer, root)
@@ -177,11 +176,9 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
 
 
 def _early_plan(peer: Peer, offer: OfferContainer, root: Path) -> RestorePlan:
-    image, options = DataSource(peer), options_of(offer)
-    if not offer.pages_within_s:
+    image, options, far = DataSource(peer), options_of(offer), line_for(offer, root)
+    if far is None:
         return plan_from_source(image, None, spec=None, name=offer.container_id, options=options)
-    if not 0 < offer.pages_within_s <= MAX_PATIENCE_S:
-        raise ProtocolError(f"nobody waits for {offer.pages_within_s} s")
     return plan_from_reader(
         ElsewhereImageReader(image),
         image,
@@ -189,5 +186,5 @@ def _early_plan(peer: Peer, offer: OfferContainer, root: Path) -> RestorePlan:
         spec=None,
         name=offer.container_id,
         options=replace(options, lazy=True),
-        far=PageLine(root, offer.token, offer.pages_within_s),
+        far=far,
     )

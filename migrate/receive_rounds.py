@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from formats.elsewhere import LateImageReader
 from formats.staged import StagedImageReader
 from formats.statefile import ImageReader
 from migrate import preflight
@@ -28,6 +29,7 @@ from runtime.errors import RestoreError
 from runtime.restore_container import RestorePlan, hash_seed_of, plan_from_reader, spec_for
 
 if TYPE_CHECKING:
+    from migrate.page_source import PageLine
     from runtime.metadata import ExecSession
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
@@ -54,6 +56,7 @@ class LatePlan:
     Args:
         peer: The source, which waits for its rounds to be taken in.
         offer: What it has said of the container.
+        far: Asks for memory that neither the rounds nor the image bring.
 
     Attributes:
         spec, bundle, overlay, hash_seed: As of `RestorePlan`.
@@ -62,9 +65,10 @@ class LatePlan:
         RefusedError: The configuration cannot be restored as it is.
     """
 
-    def __init__(self, peer: Peer, offer: OfferContainer) -> None:
+    def __init__(self, peer: Peer, offer: OfferContainer, far: PageLine | None = None) -> None:
         self._peer = peer
         self._offer = offer
+        self._far = far
         saved = offer.spec if isinstance(offer.spec, dict) else {}
         self.spec = spec_for(saved, offer.source_id, offer.container_id)
         self.bundle = Path(offer.bundle or "/")
@@ -114,7 +118,7 @@ class LatePlan:
         source = DataSource(self._peer)
         # All of it is here: the container need not stand still for its being copied once more.
         plan = plan_from_reader(
-            StagedImageReader(source),
+            (StagedImageReader if self._far is None else LateImageReader)(source),
             source,
             None,
             spec=None,
@@ -122,6 +126,7 @@ class LatePlan:
             options=replace(options_of(self._offer), lazy=True),
             fds=[staged.fileno()],
             staged=staged,
+            far=self._far,
         )
         for name in ("spec", "bundle", "overlay", "hash_seed"):
             if getattr(plan, name) != getattr(self, name):

@@ -42,7 +42,14 @@ from migrate.messages import (
 from migrate.network import planned, taken
 from migrate.offer import make_offer, require_movable
 from migrate.postcopy import feed, not_wanted, patience_s
-from migrate.precopy import Mode, RoundLimits, send_rounds
+from migrate.precopy import (
+    STUBBORN_WITH_POSTCOPY,
+    Ended,
+    Mode,
+    OnNoConvergence,
+    RoundLimits,
+    send_rounds,
+)
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
 from migrate.remote import Conversation, Route, talk_to
@@ -106,7 +113,10 @@ def migrate(
     options = options or CheckpointOptions()
     if there and not options.tcp_close:
         options = replace(options, tcp_established=True)  # for their addresses move as well
-    if mode in (None, Mode.PRECOPY):
+    limits = limits or RoundLimits()
+    if mode is Mode.HYBRID:
+        limits = replace(limits, stubborn=STUBBORN_WITH_POSTCOPY)
+    if mode is None or mode.has_rounds:
         why_not = can_track()
         if why_not:
             mode = _without_tracking(mode, report, why_not)
@@ -117,29 +127,31 @@ def migrate(
     ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
         began = time.monotonic_ns()
-        if mode is Mode.POSTCOPY and "postcopy" not in far.hello.features:
+        if (mode is None or mode.has_rounds) and "precopy" not in far.hello.features:
+            why_not = f"wherry {far.hello.wherry} on {route.destination} cannot take rounds in"
+            mode = _without_tracking(mode, report, why_not)
+        report.mode = mode or Mode.PRECOPY
+        rounds = report.mode.has_rounds
+        may_switch = rounds and limits.on_no_convergence is OnNoConvergence.POSTCOPY
+        wait_s = patience_s(retry_for_s) if report.mode.sends_later or may_switch else 0
+        if wait_s and "postcopy" not in far.hello.features:
             raise MigrateError(
                 f"wherry {far.hello.wherry} on {route.destination} cannot ask for memory later",
                 reason="missing-feature",
             )
-        if mode in (None, Mode.PRECOPY) and "precopy" not in far.hello.features:
-            why_not = f"wherry {far.hello.wherry} on {route.destination} cannot take rounds in"
-            mode = _without_tracking(mode, report, why_not)
-        report.mode = mode or Mode.PRECOPY
-        rounds = report.mode is Mode.PRECOPY
-        wait_s = patience_s(retry_for_s) if report.mode is Mode.POSTCOPY else 0
         make_offer(far, container, intent, there, accepted, rounds=rounds, pages_within_s=wait_s)
         handover = _Handover(container, intent, far, worker, report, ask)
-        handover.run(bytes_per_s, progress, retry_for_s, limits or RoundLimits())
+        handover.run(bytes_per_s, progress, retry_for_s, limits)
         report.total_ns = time.monotonic_ns() - began
     return report
 
 
 def _without_tracking(wanted: Mode | None, report: MigrateReport, why_not: str) -> Mode:
     """What to do when there can be no rounds: as well without, unless they were asked for."""
-    if wanted is Mode.PRECOPY:
+    if wanted is not None:
+        instead = "postcopy" if wanted.sends_later else "stop"
         raise MigrateError(
-            f"{report.container_id}: no pre-copy: {why_not}; use --mode stop",
+            f"{report.container_id}: no pre-copy: {why_not}; use --mode {instead}",
             reason="no-write-tracking",
         )
     report.warnings = (*report.warnings, f"migrated without pre-copy: {why_not}")
@@ -176,7 +188,7 @@ class _Handover:
         with self._container.operation() as status:
             try:
                 require_status(self._container.id, status, "migrate", Status.RUNNING)
-                if self._report.mode is Mode.PRECOPY:
+                if self._report.mode.has_rounds:
                     self._send_rounds(bytes_per_s, progress, limits)
                 self._stream(bytes_per_s, progress)
                 decide(self._container, self._intent)
@@ -228,14 +240,17 @@ class _Handover:
         self._report.rounds = rounds.reports
         self._report.rounds_ended = str(rounds.ended)
         self._report.expected_ns = rounds.expected_ns
+        switches = limits.on_no_convergence is OnNoConvergence.POSTCOPY
+        if switches and rounds.ended is not Ended.FITS:
+            self._report.mode = Mode.HYBRID
 
     def _stream(self, bytes_per_s: float | None, progress: Progress) -> None:
         peer, report = self._far.peer, self._report
         sink = DataSink(peer)
         write = _limited(bytes_per_s, sink.write)
         with peer.explaining():
-            postcopy = report.mode is Mode.POSTCOPY
-            dumped = self._worker.dump(write, progress, sink.flush, postcopy=postcopy)
+            later = report.mode.sends_later
+            dumped = self._worker.dump(write, progress, sink.flush, postcopy=later)
             report.last_sent_bytes = sink.finish()
         sent = time.monotonic_ns()
         prepared = peer.receive(Prepared)
@@ -249,8 +264,8 @@ class _Handover:
         report.staged_bytes = int(dumped["staged_bytes"])
         report.later_bytes = int(dumped["later_bytes"])
         report.memory_bytes = report.last_bytes + report.staged_bytes + report.later_bytes
-        later = {int(mm_id): ProcessRef.of(pid) for mm_id, pid in dumped["later"].items()}
-        self._intent = replace(self._intent, pages=later)
+        given = {int(mm_id): ProcessRef.of(pid) for mm_id, pid in dumped["later"].items()}
+        self._intent = replace(self._intent, pages=given)
         report.sent_bytes = report.last_sent_bytes + sum(one.sent_bytes for one in report.rounds)
         report.processes, report.tasks = int(dumped["processes"]), int(dumped["tasks"])
         report.warnings += (*dumped.get("warnings", ()), *prepared.warnings)

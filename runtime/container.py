@@ -195,9 +195,14 @@ class Container:
         Raises:
             WrongStatusError: It is not *created*.
             HookError: A startContainer hook failed; the container is destroyed.
-            ContainerError: The program could not be executed; the container has stopped.
+            ContainerError: The program could not be executed, or its memory not be filled; the
+                container has stopped.
         """
         with self.operation() as status:
+            if status is Status.STOPPED and self.metadata.frozen_restore:
+                from runtime.filling import require_memory
+
+                require_memory(self.directory)  # why it was killed says more
             require_status(self.id, status, "start", Status.CREATED)
             if self.metadata.frozen_restore:
                 self._join_outside()

@@ -55,9 +55,10 @@ _ENDED = {
 @click.option("--rename", metavar="NEW-ID", help="Give it another id over there.")
 @click.option(
     "--mode",
-    type=click.Choice(["stop", "precopy", "postcopy"]),
+    type=click.Choice(["stop", "precopy", "postcopy", "hybrid"]),
     help="How memory travels: all of it while the container is frozen, or in rounds while it runs"
-    " (the default where the kernel can track writes), or when it runs over there already.",
+    " (the default where the kernel can track writes), or when it runs over there already, or"
+    " (hybrid) in rounds first and what they leave afterwards.",
 )
 @click.option(
     "--max-downtime",
@@ -76,11 +77,11 @@ _ENDED = {
 )
 @click.option(
     "--on-no-convergence",
-    type=click.Choice(["go-on", "give-up", "throttle"]),
+    type=click.Choice(["go-on", "give-up", "throttle", "postcopy"]),
     default="go-on",
     show_default=True,
     help="When the container writes faster than memory travels; throttle gives it less and less"
-    " processor time first.",
+    " processor time first, postcopy lets it run over there before the rest has come.",
 )
 @click.option(
     "--bandwidth",

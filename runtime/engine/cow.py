@@ -123,6 +123,14 @@ class Pages:
         staged = intersection(self._own(early=early), self.staged)
         return union([(start, end) for start, end, _ in staged], [])
 
+    def left(self) -> list[Range]:
+        """Its private pages that were not staged, shared ones too."""
+        if self._shares_nothing:
+            runs: Iterable[PageRun] = private_runs(self.pid, self.space, but=self.staged)
+        else:
+            runs = without(self.runs, self.staged)
+        return union([(start, end) for start, end, _ in runs], [])
+
     @property
     def _shares_nothing(self) -> bool:
         return not (self.space.early_id or self.space.shared)

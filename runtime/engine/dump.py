@@ -329,13 +329,12 @@ class _Dump:
             parts = [(start, start + size) for start, size in pages.space.shared]
             shared[pages.ancestry] = union(shared.get(pages.ancestry, []), parts)
         for pages in self.spaces:
-            there = [(start, end) for start, end, _ in pages.runs]
             # What children inherit they must find when they are born.
-            alone = list(gaps(union(there, []), shared[pages.ancestry]))
+            alone = list(gaps(pages.left(), shared[pages.ancestry]))
             later, _ = deferral.split(pages.space.mm_id, alone)
             if size_of(later) < WORTH_ASKING:
                 continue
-            pages.staged = later
+            pages.staged = union(pages.staged, later)
             self.staged += elsewhere_records(pages.space.mm_id, later)
             self.report.later_bytes += size_of(later)
             self.report.later[pages.space.mm_id] = pages.pid

@@ -20,11 +20,11 @@ from formats.statefile import Chunk
 from runtime.engine.api import Progress, RestoreReport
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.image_records import Records
-from runtime.engine.ranges import Range, size_of, union
+from runtime.engine.ranges import Range, common, size_of, union
 from runtime.engine.restore_memory import MemoryWriter
 from runtime.engine.restore_stream import ChunkStream, plain_of
 from runtime.engine.restore_threads import RestoredProcess
-from runtime.engine.staging import StagedMemory, StagedSource
+from runtime.engine.staging import StagedMemory
 from runtime.engine.trees import write_at, write_runs
 from runtime.errors import RestoreError
 from runtime.kernel.shmem import write_mapped
@@ -32,7 +32,7 @@ from runtime.kernel.shmem import write_mapped
 if TYPE_CHECKING:
     from runtime.engine.lazy.deferral import Deferral
     from runtime.engine.lazy.process import Surroundings
-    from runtime.engine.lazy.source import FarSource
+    from runtime.engine.lazy.source import FarSource, PageSource
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,10 @@ class ContentRestore:
         self._written = 0
         if far is not None:
             far.expect(self._elsewhere)
+        elif self._elsewhere:
+            raise RestoreError(
+                "a part of the image is elsewhere, and nobody has it", reason="image-inconsistent"
+            )
 
     def fill_early(self, object_id: int, writer: MemoryWriter) -> None:
         """Put in what was staged of memory that children inherit."""
@@ -114,10 +118,8 @@ class ContentRestore:
         copy_rest(writer)
         if around is not None and waiting:
             self._fill_later(waiting, put, around)
-        if around is not None and self._staged is not None and later:
-            self._fill_from_rounds(self._staged, later, writer, around)
-        if self._elsewhere:
-            self._fill_from_afar(around)
+        if around is not None and (later or self._elsewhere):
+            self._fill_behind(later, writer, around)
 
     # Now
 
@@ -236,48 +238,57 @@ class ContentRestore:
         if served:
             start_pager(source, served, around)
 
-    def _fill_from_rounds(
-        self,
-        staged: StagedSource,
-        later: dict[int, list[Range]],
-        writer: MemoryWriter,
-        around: Surroundings,
+    def _fill_behind(
+        self, staged: dict[int, list[Range]], writer: MemoryWriter, around: Surroundings
     ) -> None:
-        """Have the pager fill in what came in rounds, from now on."""
+        """Have the pager fill in what came in rounds, and what is elsewhere, from now on."""
         from runtime.engine.lazy.process import start_pager
 
+        self._check_elsewhere()
         served: list[tuple[int, int]] = []
-        for mm_id, runs in later.items():
-            fd = self._register(mm_id, runs)
-            if fd is None:
-                self._cannot_wait(mm_id)
-                self._put_staged(mm_id, runs, writer)
+        for mm_id in self._owners:
+            here, there = staged.get(mm_id, []), self._elsewhere.get(mm_id, [])
+            if not (here or there):
                 continue
-            served.append((fd, mm_id))
-        if served:
-            start_pager(staged.only({mm_id: later[mm_id] for _, mm_id in served}), served, around)
-
-    def _fill_from_afar(self, around: Surroundings | None) -> None:
-        """Have the pager ask for what the image leaves out, from now on."""
-        from runtime.engine.lazy.process import start_pager
-
-        assert self._far is not None and around is not None
-        deferral = self._deferral()
-        served: list[tuple[int, int]] = []
-        for mm_id, runs in self._elsewhere.items():
-            if mm_id not in self._owners or deferral.split(mm_id, runs)[1]:
-                raise RestoreError(
-                    f"memory of object {mm_id} is elsewhere that must be here",
-                    reason="image-inconsistent",
-                )
-            fd = self._register(mm_id, runs)
-            if fd is None:
+            fd = self._register(mm_id, union(here, there))
+            if fd is not None:
+                served.append((fd, mm_id))
+            elif there:
                 raise RestoreError(
                     f"{self._name(mm_id)}: its memory cannot come later (userfaultfd)",
                     reason="no-userfaultfd",
                 )
-            served.append((fd, mm_id))
-        start_pager(self._far, served, around)
+            else:
+                self._cannot_wait(mm_id)
+                self._put_staged(mm_id, staged.pop(mm_id), writer)
+        if served:
+            start_pager(self._source_of(staged), served, around)
+
+    def _source_of(self, staged: dict[int, list[Range]]) -> PageSource:
+        """Where the pager finds what came in rounds, and what is elsewhere."""
+        if not staged:
+            assert self._far is not None
+            return self._far
+        assert self._staged is not None
+        near = self._staged.only(staged)
+        if not self._elsewhere:
+            return near
+        from runtime.engine.lazy.joined import JoinedSource
+
+        assert self._far is not None
+        return JoinedSource(near, self._far)
+
+    def _check_elsewhere(self) -> None:
+        """What is elsewhere must be able to wait, and must not be here as well."""
+        deferral = self._deferral() if self._elsewhere else None
+        for mm_id, runs in self._elsewhere.items():
+            here = () if self._staged is None else self._staged.runs(mm_id)
+            assert deferral is not None
+            if mm_id not in self._owners or deferral.split(mm_id, runs)[1] or common(here, runs):
+                raise RestoreError(
+                    f"memory of object {mm_id} is elsewhere that must be here",
+                    reason="image-inconsistent",
+                )
 
     def _cannot_wait(self, mm_id: int) -> None:
         log.warning("%s: its memory cannot come later", self._name(mm_id))

@@ -58,21 +58,28 @@ def test_to_and_fro(job: Job) -> None:
     assert _nothing_is_noted(job)
 
 
-def test_memory_changes_while_it_comes(lab: Lab, directory: Path) -> None:
+@pytest.mark.parametrize("mode", ["postcopy", "hybrid"])
+def test_memory_changes_while_it_comes(lab: Lab, directory: Path, mode: str) -> None:
     """Forks, mremap, munmap, MADV_DONTNEED; the program checks every page of it."""
     control = directory / "control"
     control.mkdir()
+    (control / "restless").touch()  # so that there is something left after the rounds
     program = (*command_of("lazy/changes.c"), str(control))
     lab.run("a", "wherry", "do", "--id", "job", "--detach", "--", *program)
     upper = f"/run/wherry/job/overlay/upper{control}"
     try:
         wait_until(lambda: lab.path("a", f"{upper}/ready").exists(), 30, "memory filled")
         plan = _plan(directory, "prepared", "before", "hold")
-        call = lab.popen("a", "wherry", "migrate", *POSTCOPY, *plan, "job", "b")
+        words = ("wherry", "migrate", "--json", "--mode", mode, *plan, "job", "b")
+        call = lab.popen("a", *words, stdout=subprocess.PIPE)
         wait_until((directory / "held").exists)
         (control / "go").touch()
         (directory / "held").unlink()
-        assert call.wait(60) == 0
+        said, _ = call.communicate(timeout=60)
+        assert call.returncode == 0
+        report = json.loads(said)
+        assert report["later_bytes"] > 20 << 20
+        assert (report["staged_bytes"] > 80 << 20) is (mode == "hybrid")
         result = lab.path("b", f"{upper}/result")
         wait_until(result.exists, 60, "the program's end")
         assert result.read_text() == "ok"

@@ -74,6 +74,13 @@ def test_rounds_that_do_not_shrink_end() -> None:
     assert _judge(512 * MIB, 512 * MIB, 512 * MIB, 256 * MIB, 256 * MIB, 250 * MIB) == [None] * 6
 
 
+def test_rounds_before_post_copy_end_at_the_first_that_does_not_shrink() -> None:
+    limits = RoundLimits(stubborn=1)
+    assert _judge(512 * MIB, 128 * MIB, limits=limits) == [None, None]
+    assert _judge(512 * MIB, 128 * MIB, 127 * MIB, limits=limits)[-1] is Ended.NOT_SHRINKING
+    assert _judge(512 * MIB, limits=limits) == [None]
+
+
 def test_the_limit() -> None:
     limits = RoundLimits(rounds=2)
     assert _judge(512 * MIB, 64 * MIB, limits=limits) == [None, Ended.LIMIT]

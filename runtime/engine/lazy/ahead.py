@@ -9,16 +9,23 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from runtime.engine.lazy.source import Buffer, PageSource, Range
+from runtime.engine.lazy.source import FAR, Buffer, PageSource, Range
 
-_THREADS = 2
+WINDOW = 1 << 20  # bytes read at once: what a chunk covers
+_FIRST_FAR = FAR // WINDOW
+_THREADS = 2  # for what is near, and as many for what is far
 
 
 class Window(NamedTuple):
-    """A stretch of a source that is read at once: a multiple of `pager.WINDOW` and what follows."""
+    """A stretch of a source that is read at once: a multiple of `WINDOW` and what follows."""
 
     object_id: int
     number: int
+
+    @property
+    def is_far(self) -> bool:
+        """Whether its content takes longer to come than that of others."""
+        return self.number >= _FIRST_FAR
 
 
 class Content(NamedTuple):
@@ -42,7 +49,7 @@ class Ahead:
 
     def __init__(self, source: PageSource) -> None:
         self._source = source
-        self._wanted: deque[tuple[Window, Sequence[Range]]] = deque()
+        self._wanted: dict[bool, deque[tuple[Window, Sequence[Range]]]] = {}
         self._done: deque[Content] = deque()
         self._changed = threading.Condition()
         self._closing = False
@@ -51,11 +58,6 @@ class Ahead:
         self.under_way: set[Window] = set()
 
     def __enter__(self) -> Self:
-        for number in range(_THREADS):
-            # Daemons: one that hangs in a read must not keep the process.
-            thread = threading.Thread(target=self._run, name=f"wherry-ahead-{number}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
         return self
 
     def __exit__(
@@ -82,11 +84,15 @@ class Ahead:
                     self._hurry(window)
                 return
             self.under_way.add(window)
+            wanted = self._wanted.get(window.is_far)
+            if wanted is None:
+                wanted = self._wanted[window.is_far] = deque()
+                self._start_threads(window.is_far)
             if urgent:
-                self._wanted.appendleft((window, runs))
+                wanted.appendleft((window, runs))
             else:
-                self._wanted.append((window, runs))
-            self._changed.notify()
+                wanted.append((window, runs))
+            self._changed.notify_all()
 
     def take(self) -> Content | None:
         """Something that was read, or None. Its window may be asked for again."""
@@ -100,20 +106,30 @@ class Ahead:
             return content
 
     def _hurry(self, window: Window) -> None:
-        for item in self._wanted:
+        wanted = self._wanted[window.is_far]
+        for item in wanted:
             if item[0] == window:
-                self._wanted.remove(item)
-                self._wanted.appendleft(item)
+                wanted.remove(item)
+                wanted.appendleft(item)
                 return
 
-    def _run(self) -> None:
+    def _start_threads(self, is_far: bool) -> None:
+        for number in range(_THREADS):
+            name = f"wherry-{'far' if is_far else 'ahead'}-{number}"
+            # Daemons: one that hangs in a read must not keep the process.
+            thread = threading.Thread(target=self._run, args=(is_far,), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _run(self, is_far: bool) -> None:
+        wanted = self._wanted[is_far]
         while True:
             with self._changed:
-                while not self._wanted and not self._closing:
+                while not wanted and not self._closing:
                     self._changed.wait()
                 if self._closing:
                     return
-                window, runs = self._wanted.popleft()
+                window, runs = wanted.popleft()
             content = self._read(window, runs)
             with self._changed:
                 self._done.append(content)

@@ -21,17 +21,17 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from runtime.engine.lazy.ahead import Ahead, Content, Window
+from runtime.engine.lazy.ahead import WINDOW, Ahead, Content, Window
 from runtime.engine.lazy.pending import Part, Pending
-from runtime.engine.lazy.source import PageSource
+from runtime.engine.lazy.source import FAR, PageSource
 from runtime.errors import ContainerError
 from runtime.kernel import missing_pages
 from runtime.kernel.pagemap import PAGE_SIZE
 
 log = logging.getLogger(__name__)
 
-WINDOW = 1 << 20  # bytes read at once: what a chunk covers
-_DEPTH = 4  # windows under way
+_DEPTH = 4  # windows under way, of those that are near and of those that are far
+_STEPS = 64  # parts that are looked at for one to read
 _ZEROS = 64 << 10  # bytes of a gap that one fault fills
 _AGAIN_S = 0.001  # until what the kernel refused for a moment is tried again
 _NEIGHBOURS = 2  # windows behind the one that was missed, and one before it
@@ -81,7 +81,8 @@ class Pager:
         self.faults = self.filled = 0
         for fd, object_id in spaces:
             runs = source.runs(object_id)
-            self._add(Space(fd, object_id, Pending(Part(low, high, low) for low, high in runs)))
+            parts = [Part(low & ~FAR, high & ~FAR, low) for low, high in runs]
+            self._add(Space(fd, object_id, Pending(parts)))
 
     def run(self) -> None:
         """Return when nothing waits any more.
@@ -181,26 +182,33 @@ class Pager:
     # Contents
 
     def _read_ahead(self, ahead: Ahead) -> None:
-        while len(ahead.under_way) + len(self._held) < _DEPTH:
+        while room := self._room(ahead):
             if self._near:
                 window = self._near.popleft()
                 for space in self._spaces.values():
                     if space.object_id == window.object_id:
                         self._want(ahead, space.pending, window, urgent=False)
-            elif not self._read_next(ahead):
+            elif not self._read_next(ahead, room):
                 return
 
-    def _read_next(self, ahead: Ahead) -> bool:
-        """Ask for the next window in address order; False when all are under way."""
+    def _room(self, ahead: Ahead) -> frozenset[bool]:
+        """Whether near (False) and far (True) windows may be asked for."""
+        far = sum(window.is_far for window in ahead.under_way)
+        near = len(ahead.under_way) - far
+        counts = {False: near, True: far}
+        return frozenset(lane for lane in counts if counts[lane] + len(self._held) < _DEPTH)
+
+    def _read_next(self, ahead: Ahead, room: frozenset[bool]) -> bool:
+        """Ask for the next window in address order; False when there is none for now."""
         for space in self._spaces.values():
-            for _ in range(_DEPTH + 2):
+            for _ in range(_STEPS):
                 part = space.pending.after(space.cursor) or space.pending.after(0)
                 if part is None:
                     break
                 window = Window(space.object_id, part.source // WINDOW)
                 to_end = (window.number + 1) * WINDOW - part.source
                 space.cursor = min(part.end, part.start + to_end)
-                if window not in ahead.under_way:
+                if window.is_far in room and window not in ahead.under_way:
                     self._want(ahead, space.pending, window, urgent=False)
                     return True
         return False

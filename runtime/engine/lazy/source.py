@@ -8,6 +8,9 @@ from typing import Protocol, runtime_checkable
 
 Buffer = bytes | bytearray | memoryview
 Range = tuple[int, int]  # start, end: byte addresses
+FAR = 1 << 60
+"""Added to an address of content that takes longer to come than what has no such mark, so that
+nobody who waits for the one waits for the other; above all addresses of programs."""
 
 
 class PageSource(Protocol):
@@ -17,8 +20,9 @@ class PageSource(Protocol):
         """Which addresses of an address space have content here.
 
         Returns:
-            Ascending, page-aligned, neither overlapping nor adjacent; empty for an object that is
-            not known. All other memory of a private mapping reads as zeros.
+            Ascending but for `FAR`, which some may have, page-aligned, neither overlapping nor
+            adjacent; empty for an object that is not known. All other memory of a private mapping
+            reads as zeros.
         """
 
     def read(self, object_id: int, start: int, length: int) -> Buffer:
@@ -29,7 +33,7 @@ class PageSource(Protocol):
 
         Args:
             object_id: Of the address space.
-            start: Byte address, page-aligned.
+            start: Byte address, page-aligned, with `FAR` if its run has it.
             length: Bytes, whole pages; all within one run.
 
         Raises:
