@@ -24,6 +24,7 @@ import gc
 import importlib
 import logging
 import os
+import select
 import selectors
 import signal
 import socket
@@ -48,7 +49,7 @@ from runtime.interrupt import Interrupted, raise_on_signals
 from runtime.kernel import prctl
 from runtime.kernel.frames import FrameTap
 from runtime.line_socket import LineSocket
-from runtime.metadata import HANDOVER, NETWORK_HOLD, read_metadata, update_metadata
+from runtime.metadata import HANDOVER, NETWORK_HOLD, update_metadata
 from runtime.outlets import outlets
 from runtime.sandbox.cgroups.throttle import Setting, throttle, unthrottle
 
@@ -115,6 +116,17 @@ class DumpWorker:
         self.end()
         for tap in self.taps:
             tap.close()
+
+    def require_alive(self) -> None:
+        """See that it keeps the container frozen.
+
+        Raises:
+            ContainerError: It was killed.
+        """
+        poll = select.poll()
+        poll.register(self._line, 0)  # a hangup is told without being asked for
+        if poll.poll(0):
+            raise _killed()
 
     def end(self) -> None:
         """Let it finish: thaw, or keep frozen what was given away. Idempotent."""
@@ -411,11 +423,8 @@ class _Worker:
                 self._line.send({"done": {**report, "data_bytes": self._sink.total - sent}})
                 self._line.receive()  # until the command says so, or is gone
             finally:
-                if _given_away(container.directory):
+                if not _thawed(container, hold):
                     _leave_behind(container.directory, hold)
-                else:
-                    hold.release()
-                    container.cgroups.thaw()
 
     def _dump(self, hold: NetworkHold) -> dict[str, Any]:
         """Freeze and dump, again if what stands in the way is gone when the program goes on."""
@@ -490,12 +499,18 @@ def _freeze(container: Container, timeout_s: float) -> None:
             time.sleep(0.01)
 
 
-def _given_away(directory: Path) -> bool:
-    """Whether the record says that the container was given away; then it must stay frozen."""
+def _thawed(container: Container, hold: NetworkHold) -> bool:
+    """Let the container go on, unless its record says that it was given away."""
     try:
-        return HANDOVER in read_metadata(directory).extra
+        with update_metadata(container.directory) as metadata:
+            # Under the lock: nobody can give it away in between.
+            if HANDOVER in metadata.extra:
+                return False
+            hold.release()
+            container.cgroups.thaw()
     except ContainerError:
-        return True  # destroyed, or its record: there is nothing to thaw
+        return False  # destroyed, or its record: there is nothing to thaw
+    return True
 
 
 def _leave_behind(directory: Path, hold: NetworkHold) -> None:

@@ -96,8 +96,18 @@ def intent_of(metadata: Metadata) -> Intent | None:
 
 
 def decide(container: Container, intent: Intent) -> None:
-    """Write the intent down; the caller holds the operation lock and the container is frozen."""
+    """Write the intent down; the caller holds the operation lock and the container is frozen.
+
+    Raises:
+        MigrateError: It is not frozen any more: what kept it so was killed.
+    """
     with update_metadata(container.directory) as metadata:
+        # Under the lock in which it would be thawed: nobody does so from now on.
+        if not container.cgroups.freezing:
+            raise MigrateError(
+                f"{container.id}: it was let go before it could be given away",
+                reason="thawed-meanwhile",
+            )
         metadata.extra[HANDOVER] = intent.to_json()
         metadata.status = Status.PAUSED
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from pathlib import Path
 
 from formats.errors import WherryError
@@ -21,6 +22,21 @@ from runtime.status import Status
 log = logging.getLogger(__name__)
 
 END_TIMEOUT_S = 15.0
+
+
+def commit(root: Path, token: str) -> Phase:
+    """Make a prepared container ours, unless its memory was lost already: it has not run then.
+
+    Returns:
+        The phase that holds now: COMMITTED or RUNNING when it is ours.
+    """
+    with open_ledger(root) as entries:
+        entry = entries.get(token)
+        if entry is None:
+            return Phase.UNKNOWN
+        if entry.phase is Phase.PREPARED and entry.pages is not PageState.LOST:
+            entry.phase, entry.changed = Phase.COMMITTED, time.time()
+        return entry.phase
 
 
 def finish(root: Path, token: str) -> Container:

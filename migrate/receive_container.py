@@ -38,7 +38,7 @@ from migrate.messages import (
     Refuse,
     Running,
 )
-from migrate.ownership import abort, clear_stale, finish, forget
+from migrate.ownership import abort, clear_stale, commit, finish, forget
 from migrate.page_source import line_for
 from migrate.protocol import DataSource, Peer
 from migrate.receive_query import serve_pager
@@ -91,23 +91,21 @@ def receive_container(
     try:
         peer.send(Ready())
         _prepare(peer, offer, root)
-        commit = peer.receive(Commit, timeout_s=COMMIT_TIMEOUT_S)
-        if commit.token != offer.token:
+        decision = peer.receive(Commit, timeout_s=COMMIT_TIMEOUT_S)
+        if decision.token != offer.token:
             raise ProtocolError("the commit is for another handover")
     except BaseException:
         abort(root, offer.token)
         raise
     received = time.monotonic_ns()
-    if advance(root, offer.token, to=Phase.COMMITTED, only_from=(Phase.PREPARED,)) in (
-        Phase.ABORTED,
-        Phase.UNKNOWN,
-    ):
+    if commit(root, offer.token) not in (Phase.COMMITTED, Phase.RUNNING):
         abort(root, offer.token)
         raise MigrateError(
-            f"{offer.container_id}: the handover was aborted meanwhile", reason="handover-aborted"
+            f"{offer.container_id}: the handover was aborted meanwhile, or its memory was lost",
+            reason="handover-aborted",
         )
     container = finish(root, offer.token)
-    _deliver(container, commit.frames)
+    _deliver(container, decision.frames)
     peer.send(Running(time.monotonic_ns() - received, container.pid))
     # The record may be forgotten when the source has settled its side; if it never says so, time
     # will do it.

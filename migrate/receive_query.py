@@ -10,7 +10,7 @@ from formats.errors import WherryError
 from migrate.errors import MigrateError, ProtocolError
 from migrate.ledger import TOKEN, Entry, advance, entry_of, note_pages, open_ledger
 from migrate.messages import AllHere, Answer, Done, Pages, PageState, Phase, Query, Wish
-from migrate.ownership import END_TIMEOUT_S, abort, destroy, finish, forget
+from migrate.ownership import END_TIMEOUT_S, abort, commit, destroy, finish, forget
 from migrate.page_source import PAGES, hand_over
 from migrate.protocol import Peer
 from runtime.errors import ContainerError, ContainerNotFoundError
@@ -42,7 +42,7 @@ def _settle(root: Path, query: Query) -> Answer:
         return Answer(Phase.UNKNOWN)
     phase, sentence = entry.phase, ""
     if wish is Wish.FINISH:
-        phase = advance(root, token, to=Phase.COMMITTED, only_from=(Phase.PREPARED,))
+        phase = commit(root, token)
     if wish is not Wish.ASK:
         phase = abort(root, token)
     if phase is Phase.COMMITTED and wish is not Wish.ASK:

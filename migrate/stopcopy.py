@@ -191,6 +191,7 @@ class _Handover:
                 if self._report.mode.has_rounds:
                     self._send_rounds(bytes_per_s, progress, limits)
                 self._stream(bytes_per_s, progress)
+                self._worker.require_alive()
                 decide(self._container, self._intent)
             except BaseException as exc:
                 self._give_up(exc)

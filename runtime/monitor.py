@@ -234,10 +234,10 @@ class Monitor:
     def _lease_lost(self) -> None:
         """The command that had frozen the container died: nothing may stay frozen for it."""
         with update_metadata(self._directory) as metadata:
-            thaw = metadata.status is Status.RUNNING
-        if thaw and self._cgroups.frozen:
-            log.warning("%s: its command died while it was frozen; thawed", self._directory.name)
-            self._cgroups.thaw()
+            # Under the lock: whoever gives the container away looks there whether it is frozen.
+            if metadata.status is Status.RUNNING and self._cgroups.freezing:
+                log.warning("%s: its command died, and it was frozen; thawed", self._directory.name)
+                self._cgroups.thaw()
 
     def _answer(self, client: _Client, message: dict[str, Any]) -> None:
         try:

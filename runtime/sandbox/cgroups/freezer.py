@@ -63,6 +63,11 @@ def is_frozen_v2(directory: Path) -> bool:
     return "frozen 1" in (directory / "cgroup.events").read_text()
 
 
+def is_asked_for_v2(directory: Path) -> bool:
+    """Whether tasks are to be frozen, if they are not yet."""
+    return (directory / "cgroup.freeze").read_text().strip() == "1"
+
+
 def freeze_v1(directory: Path, timeout_s: float) -> None:
     """Freeze and wait until the kernel reports it.
 
@@ -90,3 +95,8 @@ def thaw_v1(directory: Path) -> None:
 def is_frozen_v1(directory: Path) -> bool:
     """Whether all tasks are frozen."""
     return (directory / "freezer.state").read_text().strip() == "FROZEN"
+
+
+def is_asked_for_v1(directory: Path) -> bool:
+    """Whether tasks are to be frozen, if they are not yet."""
+    return (directory / "freezer.state").read_text().strip() != "THAWED"

@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,8 @@ from runtime.sandbox.cgroups.freezer import (
     begin_freeze_v2,
     freeze_v1,
     freeze_v2,
+    is_asked_for_v1,
+    is_asked_for_v2,
     is_frozen_v1,
     is_frozen_v2,
     thaw_v1,
@@ -299,11 +302,17 @@ class Cgroups:
     @property
     def frozen(self) -> bool:
         """Whether all tasks are frozen; False when the cgroup is gone."""
+        return self._ask_freezer(is_frozen_v2, is_frozen_v1)
+
+    @property
+    def freezing(self) -> bool:
+        """Whether tasks are frozen or about to be; False when the cgroup is gone."""
+        return self._ask_freezer(is_asked_for_v2, is_asked_for_v1)
+
+    def _ask_freezer(self, v2: Callable[[Path], bool], v1: Callable[[Path], bool]) -> bool:
         directory, version = self._freezer()
         try:
-            if version == 2:
-                return is_frozen_v2(directory)
-            return is_frozen_v1(directory)
+            return (v2 if version == 2 else v1)(directory)
         except (FileNotFoundError, OSError) as exc:
             if exc.errno in (errno.ENOENT, errno.ENODEV):
                 return False
