@@ -13,18 +13,17 @@ import gc
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from formats.records.cgroups import Cgroup
 from formats.records.image import Host, Image
-from formats.records.memory import AddressSpace, Vma
+from formats.records.memory import AddressSpace
 from formats.records.task import Process
 from formats.statefile import ImageReader
 from runtime.engine import restore_threads, restore_trees
-from runtime.engine.aio import restore_rings
 from runtime.engine.api import (
     Freezer,
     Init,
@@ -33,30 +32,23 @@ from runtime.engine.api import (
     RestoreReport,
     no_progress,
 )
-from runtime.engine.attachments import attach_segments
 from runtime.engine.cgroup_tree import CgroupHomes, CgroupRestore
 from runtime.engine.corpses import end_zombie
-from runtime.engine.cow import Inheritance, is_early
+from runtime.engine.cow import Inheritance
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.hold_peers import hold_peers
 from runtime.engine.host_facts import clock_shift, clock_since, compare_hosts
 from runtime.engine.image_records import Records
-from runtime.engine.install_files import (
-    give,
-    key_of,
-    mapped_file,
-    open_for_mapping,
-)
 from runtime.engine.new_task import NewTask, adopt
 from runtime.engine.placement import Placement
-from runtime.engine.remote import Batch, CallFailedError
-from runtime.engine.restore_contents import ContentRestore, Owner
+from runtime.engine.remote import CallFailedError
+from runtime.engine.restore_contents import ContentRestore
 from runtime.engine.restore_end import Completion
 from runtime.engine.restore_files import FileRestore
+from runtime.engine.restore_maps import map_space, open_early, owners_of
 from runtime.engine.restore_memory import (
     common_hole,
     finish_address_space,
-    map_address_space,
 )
 from runtime.engine.restore_namespaces import NamespaceState, ids_in_use, make_namespaces
 from runtime.engine.restore_stream import ChunkStream
@@ -257,7 +249,7 @@ class Restore:
             self._spaces,
             lambda object_id: self._stream.early(object_id, early),
             lambda task: task.clear(hole),
-            partial(self._open_early, files),
+            partial(open_early, files, self._channel),
             self._contents.fill_early,
         )
         terminals = RestoredTerminals(files, stub, self._channel)
@@ -306,9 +298,9 @@ class Restore:
         ]
         file_restore = FileRestore(self._records, files)
         file_restore.open(self._processes)
-        owners = self._owners()
+        owners = owners_of(self._processes, self._spaces)
         for mm_id, owner in owners.items():
-            self._map(owner, files, born_with=mm_id in inheritance.mapped)
+            map_space(owner, self._channel, files, born_with=mm_id in inheritance.mapped)
         self.report.tasks_ns = time.monotonic_ns() - began
         self._contents.fill(owners, files, self._channel, inheritance.copy_rest, progress, around)
         for owner in owners.values():
@@ -328,49 +320,6 @@ class Restore:
         cgroups.finish()
         self.report.processes = len(records)
         self.report.tasks = sum(len(process.tasks) for process in self._processes)
-
-    # Memory
-
-    def _open_early(
-        self, files: RestoredFiles, task: NewTask, file_ids: Iterable[int]
-    ) -> dict[int, int]:
-        assert self._channel is not None
-        ordered = sorted(file_ids)
-        ours = [mapped_file(files, file_id) for file_id in ordered]
-        return give(task, self._channel, ordered, ours)
-
-    def _map(self, owner: Owner, files: RestoredFiles, *, born_with: bool) -> None:
-        task, space = owner.process.leader, owner.space
-        assert self._channel is not None
-
-        def is_done(vma: Vma) -> bool:
-            return born_with and is_early(space, vma)
-
-        numbers = open_for_mapping(task, self._channel, files, space, is_done)
-
-        def number_of(vma: Vma) -> int:
-            return numbers[key_of(vma)]
-
-        map_address_space(task, space, number_of, numbers[space.exe_file_id], is_done=is_done)
-        attach_segments(task, space, files)
-        restore_rings(task, space, files)
-        batch = Batch()
-        for number in numbers.values():
-            batch.call("close", number)
-        task.do(batch)
-
-    def _owners(self) -> dict[int, Owner]:
-        """Each address space with the first process that has it."""
-        found: dict[int, Owner] = {}
-        for process in self._processes:
-            mm_id = process.record.mm_id
-            if mm_id not in self._spaces:
-                raise RestoreError(
-                    f"process {process.record.pid} names an address space that the image lacks",
-                    reason="image-inconsistent",
-                )
-            found.setdefault(mm_id, Owner(self._spaces[mm_id], process))
-        return found
 
     def release(self, cgroups: Freezer) -> None:
         """Freeze the container by its cgroup and let go of its tasks; it is *created* now."""

@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from formats.elsewhere import elsewhere_in
 from formats.records.memory import AddressSpace, SharedMemory
@@ -21,9 +21,9 @@ from runtime.engine.api import Progress, RestoreReport
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.image_records import Records
 from runtime.engine.ranges import Range, common, size_of, union
+from runtime.engine.restore_maps import Owner
 from runtime.engine.restore_memory import MemoryWriter
 from runtime.engine.restore_stream import ChunkStream, plain_of
-from runtime.engine.restore_threads import RestoredProcess
 from runtime.engine.staging import StagedMemory
 from runtime.engine.trees import write_at, write_runs
 from runtime.errors import RestoreError
@@ -38,13 +38,6 @@ log = logging.getLogger(__name__)
 
 WORTH_WAITING = 8 << 20
 """Bytes of staged memory; less is copied faster than its coming later is arranged for."""
-
-
-class Owner(NamedTuple):
-    """An address space that is mapped, and the first process that has it."""
-
-    space: AddressSpace
-    process: RestoredProcess
 
 
 class ContentRestore:
