@@ -39,6 +39,7 @@ from migrate.messages import (
     Running,
     Wish,
 )
+from migrate.modes import may_switch, possible_here, possible_there
 from migrate.network import planned, taken
 from migrate.offer import make_offer, require_movable
 from migrate.postcopy import feed, not_wanted, patience_s
@@ -46,7 +47,6 @@ from migrate.precopy import (
     STUBBORN_WITH_POSTCOPY,
     Ended,
     Mode,
-    OnNoConvergence,
     RoundLimits,
     send_rounds,
 )
@@ -57,7 +57,6 @@ from migrate.report import MigrateReport
 from migrate.transport import Buffer
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress, no_progress
-from runtime.engine.tracking import can_track
 from runtime.ids import validate_id
 from runtime.process import ProcessRef
 from runtime.status import Status, require_status
@@ -116,10 +115,7 @@ def migrate(
     limits = limits or RoundLimits()
     if mode is Mode.HYBRID:
         limits = replace(limits, stubborn=STUBBORN_WITH_POSTCOPY)
-    if mode is None or mode.has_rounds:
-        why_not = can_track()
-        if why_not:
-            mode = _without_tracking(mode, report, why_not)
+    mode = possible_here(mode, report)
     # The worker is forked first, while this process has no threads.
     with (
         DumpWorker(container, options) as worker,
@@ -127,35 +123,16 @@ def migrate(
     ):
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
         began = time.monotonic_ns()
-        if (mode is None or mode.has_rounds) and "precopy" not in far.hello.features:
-            why_not = f"wherry {far.hello.wherry} on {route.destination} cannot take rounds in"
-            mode = _without_tracking(mode, report, why_not)
-        report.mode = mode or Mode.PRECOPY
-        rounds = report.mode.has_rounds
-        may_switch = rounds and limits.on_no_convergence is OnNoConvergence.POSTCOPY
-        wait_s = patience_s(retry_for_s) if report.mode.sends_later or may_switch else 0
-        if wait_s and "postcopy" not in far.hello.features:
-            raise MigrateError(
-                f"wherry {far.hello.wherry} on {route.destination} cannot ask for memory later",
-                reason="missing-feature",
-            )
-        make_offer(far, container, intent, there, accepted, rounds=rounds, pages_within_s=wait_s)
+        report.mode = mode = possible_there(mode, far, limits, report)
+        waits = mode.sends_later or may_switch(mode, limits)
+        wait_s = patience_s(retry_for_s) if waits else 0
+        make_offer(
+            far, container, intent, there, accepted, rounds=mode.has_rounds, pages_within_s=wait_s
+        )
         handover = _Handover(container, intent, far, worker, report, ask)
         handover.run(bytes_per_s, progress, retry_for_s, limits)
         report.total_ns = time.monotonic_ns() - began
     return report
-
-
-def _without_tracking(wanted: Mode | None, report: MigrateReport, why_not: str) -> Mode:
-    """What to do when there can be no rounds: as well without, unless they were asked for."""
-    if wanted is not None:
-        instead = "postcopy" if wanted.sends_later else "stop"
-        raise MigrateError(
-            f"{report.container_id}: no pre-copy: {why_not}; use --mode {instead}",
-            reason="no-write-tracking",
-        )
-    report.warnings = (*report.warnings, f"migrated without pre-copy: {why_not}")
-    return Mode.STOP
 
 
 class _Handover:
@@ -241,8 +218,7 @@ class _Handover:
         self._report.rounds = rounds.reports
         self._report.rounds_ended = str(rounds.ended)
         self._report.expected_ns = rounds.expected_ns
-        switches = limits.on_no_convergence is OnNoConvergence.POSTCOPY
-        if switches and rounds.ended is not Ended.FITS:
+        if may_switch(self._report.mode, limits) and rounds.ended is not Ended.FITS:
             self._report.mode = Mode.HYBRID
 
     def _stream(self, bytes_per_s: float | None, progress: Progress) -> None:

@@ -1,4 +1,4 @@
-"""A migration as a picture: when each round was sent, and where the downtime went. Plain SVG."""
+"""A migration as a picture: when memory was sent, and where the downtime went. Plain SVG."""
 
 from __future__ import annotations
 
@@ -52,11 +52,15 @@ def draw(report: MigrateReport) -> str:
         parts.append((at, length, colour))
         at += length
     frozen = _Bar("downtime", f"{report.downtime_ns / 1e6:.0f} ms", parts)
+    rest = []
+    if report.complete_ns:
+        text = f"{_bytes(report.later_bytes)} as {_bytes(report.later_sent_bytes)}"
+        rest.append(_Bar("later", text, [(at, report.complete_ns, _ROUND)]))
     split = [
         _Bar(name, f"{length / 1e6:.1f} ms", [(start - frozen_at, length, colour)])
         for (name, colour), (start, length, _) in zip(_PHASES, parts, strict=True)
     ]
-    whole, top = _chart([*rounds, frozen], 40, at)
+    whole, top = _chart([*rounds, frozen, *rest], 40, at + report.complete_ns)
     alone, bottom = _chart(split, top + 30, max(report.downtime_ns, 1))
     ended = f"; rounds ended: {report.rounds_ended}" if report.rounds_ended else ""
     title = f"{report.container_id} to {report.destination}: {report.mode}{ended}"

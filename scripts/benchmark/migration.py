@@ -18,7 +18,7 @@ LAB = Path(__file__).resolve().parents[1] / "lab"
 DIRTIER = Path(__file__).with_name("dirtier.py")
 NAME = "bench"
 RATES = (0, 10, 100)
-MODES = ("stop", "precopy", "postcopy")
+MODES = ("stop", "precopy", "postcopy", "hybrid")
 
 
 @dataclass

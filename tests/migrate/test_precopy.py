@@ -125,6 +125,9 @@ def test_the_picture(rounds: int) -> None:
     texts = [element.text or "" for element in picture if element.tag.endswith("text")]
     assert any("<job>" in text for text in texts) and "downtime" in texts
     assert all(float(bar.get("width", "0").rstrip("%")) >= 0 for bar in bars)
+    report.complete_ns = 2_000_000_000
+    later = ElementTree.fromstring(draw(report))
+    assert len([one for one in later if one.tag.endswith("rect")]) == len(bars) + 1
 
 
 # In the lab
