@@ -59,10 +59,6 @@ def line_for(offer: OfferContainer, root: Path) -> PageLine | None:
     return PageLine(root, offer.token, offer.pages_within_s)
 
 
-class _ReplacedError(TransportError):
-    """There is a newer connection."""
-
-
 class PageLine:
     """Memory that is still at the source: a `runtime.engine.lazy.source.FarSource`.
 
@@ -285,7 +281,7 @@ class _Watched(DescriptorChannel):
         poll.register(self._listener, select.POLLIN)
         ready = poll.poll(None if timeout_s is None else max(0, int(timeout_s * 1000)))
         if any(fd == self._listener for fd, _ in ready):
-            raise _ReplacedError("another connection has come")
+            raise TransportError("another connection has come")
         return super().read(size, 0.0 if not ready else timeout_s)
 
 
