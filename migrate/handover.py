@@ -198,8 +198,9 @@ def _ask_once(container: Container, intent: Intent, wish: Wish, ask: Ask | None)
         answer = far.peer.receive(Answer)
         if wish is Wish.ASK:
             return answer
-        if intent.pages and answer.pages is not PageState.COMPLETE:
-            note_ran(container)
+        if answer.pages is PageState.LOST or (intent.pages and answer.pages is PageState.WANTED):
+            if answer.phase is Phase.RUNNING:
+                note_ran(container)
             return answer
         if is_forgotten(answer) and wish is not Wish.TAKE_BACK:
             raise forgotten(container, intent)

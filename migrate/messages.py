@@ -64,7 +64,7 @@ class PageState(enum.StrEnum):
     WANTED = "wanted"
     """The container needs the source, which must keep its own frozen and serve pages."""
     LOST = "lost"
-    """It could not be had, and what there was of the container is dead."""
+    """It could not be had, and what there was of the container is dead, or not there any more."""
 
 
 @record("migrate-hello")

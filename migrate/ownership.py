@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 from formats.errors import WherryError
+from migrate.errors import MigrateError
 from migrate.ledger import advance, open_ledger
 from migrate.messages import PageState, Phase
 from runtime.container import Container
@@ -43,19 +44,37 @@ def finish(root: Path, token: str) -> Container:
     """Start a committed container, unless it has been started already.
 
     Raises:
-        WherryError: It cannot be started; it has been removed and given back to the source.
+        WherryError: It cannot be started. If it has not run, it has been removed and given back to
+            the source; else, or when nobody knows since it is not there any more (reason
+            ``removed-meanwhile``), it is still ours.
     """
     with open_ledger(root) as entries:
         cid = entries[token].container_id
     try:
         container = _start(root, cid)
+    except ContainerNotFoundError as exc:
+        raise MigrateError(
+            f"{cid}: it was removed here, and may have run before", reason="removed-meanwhile"
+        ) from exc
     except (WherryError, OSError):
-        # It never ran, so the source may go on with its own.
-        destroy(root, cid)
-        advance(root, token, to=Phase.ABORTED, only_from=(Phase.COMMITTED,))
+        _judge_failed_start(root, token, cid)
         raise
     advance(root, token, to=Phase.RUNNING, only_from=(Phase.COMMITTED,))
     return container
+
+
+def _judge_failed_start(root: Path, token: str, cid: str) -> None:
+    """Whose a container is that could not be started: that depends on whether it was let go."""
+    try:
+        held = Container.load(root, cid, exact=True).cgroups.freezing
+    except ContainerError:
+        return  # who knows: it stays ours
+    if held:
+        # It never ran, so the source may go on with its own.
+        destroy(root, cid)
+        advance(root, token, to=Phase.ABORTED, only_from=(Phase.COMMITTED,))
+    else:
+        advance(root, token, to=Phase.RUNNING, only_from=(Phase.COMMITTED,))
 
 
 def _start(root: Path, cid: str) -> Container:

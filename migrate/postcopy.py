@@ -262,14 +262,15 @@ def not_wanted(container: Container, intent: Intent, answer: Answer) -> MigrateE
     there = intent.route.destination
     if is_forgotten(answer):
         return forgotten(container, intent)
-    if answer.phase is not Phase.RUNNING:
+    if answer.phase is Phase.ABORTED:
         return MigrateError(
             f"{container.id}: {there} gave it back; wherry migrate --resume {container.id} lets it"
             " go on here",
             reason="handover-aborted",
         )
+    ran = "has" if answer.phase is Phase.RUNNING else "may have"
     return MigrateError(
-        f"{container.id}: it has run on {there} since {moment(intent.ran or intent.since)} and is"
+        f"{container.id}: it {ran} run on {there} since {moment(intent.ran or intent.since)} and is"
         f" dead there ({answer.sentence}); here it is frozen as it was at the handover. If it goes"
         " on from then, what it has done there is lost, and what others have seen of that may"
         f" happen once more: wherry migrate --abort --lose-progress {container.id} does that;"

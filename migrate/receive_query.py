@@ -8,7 +8,7 @@ from pathlib import Path
 
 from formats.errors import WherryError
 from migrate.errors import MigrateError, ProtocolError
-from migrate.ledger import TOKEN, Entry, advance, entry_of, note_pages, open_ledger
+from migrate.ledger import TOKEN, Entry, advance, entry_of, note_pages, open_ledger, phase_of
 from migrate.messages import AllHere, Answer, Done, Pages, PageState, Phase, Query, Wish
 from migrate.ownership import END_TIMEOUT_S, abort, commit, destroy, finish, forget
 from migrate.page_source import PAGES, hand_over
@@ -26,12 +26,13 @@ def answer_query(peer: Peer, query: Query, root: Path) -> None:
     """
     if not TOKEN.fullmatch(query.token):
         raise ProtocolError("the token of the query is malformed")
-    peer.send(_settle(root, query))
+    peer.send(answer_for(root, query))
     with contextlib.suppress(MigrateError):
         forget(root, peer.receive(Done).token)
 
 
-def _settle(root: Path, query: Query) -> Answer:
+def answer_for(root: Path, query: Query) -> Answer:
+    """Do what the source wishes, as far as it can be, and tell what holds then."""
     token, wish = query.token, query.wish
     with open_ledger(root) as entries:
         entry = entries.get(token)
@@ -48,12 +49,14 @@ def _settle(root: Path, query: Query) -> Answer:
     if phase is Phase.COMMITTED and wish is not Wish.ASK:
         try:
             finish(root, token)
-            phase = Phase.RUNNING
         except (WherryError, OSError) as exc:
-            phase, sentence = Phase.ABORTED, str(exc)
-    if phase is not Phase.RUNNING:
-        return Answer(phase, entry.container_id, sentence)
-    pages, sentence = _page_state(root, token)
+            sentence = str(exc)
+        phase = phase_of(root, token)
+    pages = PageState.COMPLETE
+    if phase is Phase.RUNNING:
+        pages, sentence = _page_state(root, token)
+    elif phase is Phase.COMMITTED and wish is not Wish.ASK:
+        pages = PageState.LOST  # and all the rest of it
     if pages is PageState.LOST and wish is Wish.TAKE_BACK:
         phase = _bury(root, token)
         pages = PageState.COMPLETE if phase is Phase.ABORTED else PageState.LOST
@@ -153,4 +156,4 @@ def _bury(root: Path, token: str) -> Phase:
         pass
     except ContainerError:
         return Phase.RUNNING  # who knows
-    return advance(root, token, to=Phase.ABORTED, only_from=(Phase.RUNNING,))
+    return advance(root, token, to=Phase.ABORTED, only_from=(Phase.RUNNING, Phase.COMMITTED))

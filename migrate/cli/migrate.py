@@ -313,13 +313,13 @@ def _settle(container: Container, wish: Wish, as_json: bool, retry_for_s: float)
             click.echo(f"{container.id}: no migration is pending")
         return
     answer = settle(container, intent, wish, ask=ask_person)
-    if intent.pages and wish is not Wish.ASK:
+    if wish is not Wish.ASK and answer.pages is not PageState.COMPLETE:
         from migrate.postcopy import feed, not_wanted
 
-        if answer.pages is PageState.WANTED:
-            feed(container, intent, ask=ask_person, retry_for_s=retry_for_s)
-        elif answer.pages is PageState.LOST:
+        if answer.pages is PageState.LOST:
             raise not_wanted(container, intent, answer)
+        if intent.pages:
+            feed(container, intent, ask=ask_person, retry_for_s=retry_for_s)
     if as_json:
         print_json(
             {
