@@ -20,11 +20,18 @@ class CgroupMount:
     options: str  # what mount(8) needs to name the hierarchy: "cpu,cpuacct", "none,name=systemd"
 
 
+PASSING = "wherry-cgroup-"
+"""So begin the names of directories at which wherry looks into a hierarchy for a moment."""
+
+
 def cgroup_mounts() -> list[CgroupMount]:
+    """Where this machine has its hierarchies."""
     found = []
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         path = Path(before.split()[4])
+        if path.name.startswith(PASSING):
+            continue
         kind, _, supers = after.split()[:3]
         if kind == "cgroup2":
             found.append(CgroupMount(path, 2, ""))
