@@ -148,6 +148,7 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
         plan, spec, bundle, overlay = late, late.spec, late.bundle, late.overlay
     else:
         early = _early_plan(peer, offer, root)
+        early.handover = offer.token
         plan, spec, bundle, overlay = early, early.spec, early.bundle, early.overlay
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:

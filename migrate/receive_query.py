@@ -16,6 +16,7 @@ from migrate.protocol import Peer
 from runtime.errors import ContainerError, ContainerNotFoundError
 from runtime.filling import KILLED, fillers
 from runtime.metadata import read_metadata
+from runtime.state_root import ids
 
 
 def answer_query(peer: Peer, query: Query, root: Path) -> None:
@@ -35,7 +36,7 @@ def answer_for(root: Path, query: Query) -> Answer:
     """Do what the source wishes, as far as it can be, and tell what holds then."""
     token, wish = query.token, query.wish
     with open_ledger(root) as entries:
-        entry = entries.get(token)
+        entry = _find(root, entries, token)
         if entry is None and wish is not Wish.ASK:
             # From now on nothing can come of it, even if its ``receive`` is still on the way.
             entries[token] = Entry("", Phase.ABORTED, changed=time.time())
@@ -61,6 +62,28 @@ def answer_for(root: Path, query: Query) -> Answer:
         phase = _bury(root, token)
         pages = PageState.COMPLETE if phase is Phase.ABORTED else PageState.LOST
     return Answer(phase, entry.container_id, sentence, pages)
+
+
+def _find(root: Path, entries: dict[str, Entry], token: str) -> Entry | None:
+    """What is noted of a handover; what was lost is noted anew if the container is here."""
+    if token in entries:
+        return entries[token]
+    for cid in ids(root):
+        try:
+            metadata = read_metadata(root / cid)
+        except ContainerError:
+            continue
+        if (metadata.restored_from or {}).get("handover") != token:
+            continue
+        phase = Phase.PREPARED if metadata.frozen_restore else Phase.RUNNING
+        # Without a word of its guard, memory that nobody fills any more is complete.
+        late = metadata.extra.get(PAGES) == token and (
+            KILLED in metadata.extra or any(process.alive() for process in fillers(metadata))
+        )
+        pages = PageState.WANTED if late else PageState.COMPLETE
+        entries[token] = Entry(cid, phase, changed=time.time(), pages=pages)
+        return entries[token]
+    return None
 
 
 def serve_pager(peer: Peer, pages: Pages, root: Path, fds: tuple[int, int]) -> None:
@@ -107,7 +130,8 @@ def _settled_answer(root: Path, token: str) -> Answer:
 
 def _answer(root: Path, token: str) -> Answer:
     """What holds of a handover."""
-    entry = entry_of(root, token)
+    with open_ledger(root) as entries:
+        entry = _find(root, entries, token)
     if entry is None:
         return Answer(Phase.UNKNOWN)
     pages, sentence = PageState.COMPLETE, ""

@@ -85,6 +85,7 @@ class LatePlan:
             "image": "",
             "container_id": self._offer.source_id,
             "created_ns": self._offered_ns,
+            "handover": self._offer.token,
         }
 
     def build(

@@ -106,6 +106,7 @@ class RestorePlan:
         differences: What differs from the image's configuration and does not stand in the way.
         sessions: What exec had brought in, once it is built again.
         outside: The interfaces that lead outside, once it is built again.
+        handover: Token of the migration that brings it; empty for none.
     """
 
     def __init__(
@@ -148,6 +149,7 @@ class RestorePlan:
         self._path = path
         self.sessions: list[ExecSession] = []
         self.outside: list[OutsideLink] = []
+        self.handover = ""
         self._commands = _commands(metadata.get("exec_sessions"))
         self._created = image.created_ns
         self._container_id = image.container_id
@@ -158,6 +160,7 @@ class RestorePlan:
             "image": self._path,
             "container_id": self._container_id,
             "created_ns": self._created,
+            "handover": self.handover,
         }
 
     def build(

@@ -191,8 +191,9 @@ def test_it_was_removed_before_all_had_come(job: Job, directory: Path) -> None:
     _is_taken_back(job)
 
 
-def test_the_other_host_has_forgotten_it(job: Job, directory: Path) -> None:
-    """It was set up anew: what it had said before it is not unsaid by that."""
+@pytest.mark.parametrize("removed", [True, False])
+def test_the_other_host_has_forgotten_it(job: Job, directory: Path, removed: bool) -> None:
+    """It was set up anew: what it had said before is not unsaid by that. Or only its notes went."""
     job.start("a")
     plan = _plan(directory, "running", "before", "hold")
     call = job.lab.popen("a", "wherry", "migrate", "--mode", "stop", *plan, "job", "b")
@@ -200,8 +201,13 @@ def test_the_other_host_has_forgotten_it(job: Job, directory: Path) -> None:
     call.kill()
     call.wait()
     (directory / "held").unlink()
-    job.lab.run("b", "wherry", "delete", "--force", "job")
     job.lab.run("b", "rm", "/run/wherry/.handover.json")
+    if not removed:
+        code, said = _settle(job, "--abort", "--lose-progress")
+        assert code == 0 and "removed here" in said
+        assert job.only_at("b")
+        return
+    job.lab.run("b", "wherry", "delete", "--force", "job")
     for option in ("--resume", "--abort"):
         code, said = _settle(job, option)
         assert code == UNDECIDED and "handover-forgotten" in said and "--lose-progress" in said
