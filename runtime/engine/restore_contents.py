@@ -111,7 +111,8 @@ class ContentRestore:
         copy_rest(writer)
         if around is not None and waiting:
             self._fill_later(waiting, put, around)
-        if around is not None and (later or self._elsewhere):
+        if later or self._elsewhere:
+            assert around is not None  # whoever has a source that is far has room for a pager
             self._fill_behind(later, writer, around)
 
     # Now
@@ -237,7 +238,8 @@ class ContentRestore:
         """Have the pager fill in what came in rounds, and what is elsewhere, from now on."""
         from runtime.engine.lazy.process import start_pager
 
-        self._check_elsewhere()
+        if self._elsewhere:
+            self._check_elsewhere()
         served: list[tuple[int, int]] = []
         for mm_id in self._owners:
             here, there = staged.get(mm_id, []), self._elsewhere.get(mm_id, [])
@@ -273,10 +275,9 @@ class ContentRestore:
 
     def _check_elsewhere(self) -> None:
         """What is elsewhere must be able to wait, and must not be here as well."""
-        deferral = self._deferral() if self._elsewhere else None
+        deferral = self._deferral()
         for mm_id, runs in self._elsewhere.items():
             here = () if self._staged is None else self._staged.runs(mm_id)
-            assert deferral is not None
             if mm_id not in self._owners or deferral.split(mm_id, runs)[1] or common(here, runs):
                 raise RestoreError(
                     f"memory of object {mm_id} is elsewhere that must be here",
