@@ -55,12 +55,14 @@ class Job:
         known: Whether the chunk is stored already; then there is no *body*.
         piece_size: Bytes of address space that a chunk of it may cover; 0 when it is one chunk.
         pieces: Its chunks, once done; then name and body are theirs and not the job's.
+        ahead: Whether it does not belong to the image yet (`formats.external`).
     """
 
     __slots__ = (
         "_buffer",
         "_done",
         "_error",
+        "ahead",
         "body",
         "chunk_id",
         "compressed",
@@ -82,8 +84,11 @@ class Job:
         runs: tuple[tuple[int, int], ...],
         fill: Callable[[memoryview], None],
         piece_size: int = 0,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.piece_size = piece_size
+        self.ahead = ahead
         self.pieces: list[Piece] = []
         self.object_id = object_id
         self.offset = offset

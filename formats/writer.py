@@ -141,13 +141,7 @@ class ImageWriter:
         if problem is not None or not (0 <= object_id <= INT_MAX and 0 <= offset <= INT_MAX):
             raise ValueError(f"chunk {offset:#x} of object {object_id}: {problem}")
         self._flush_records()
-        with self._aborting():
-            if self._pipeline.full:
-                self._write_oldest()
-            for job in self._pipeline.for_each_ready():
-                self._write_chunk(job)
-            size = self._piece_size()
-            self._pipeline.submit(Job(object_id, offset, tuple(runs), fill, size))
+        self._submit(Job(object_id, offset, tuple(runs), fill, self._piece_size()))
 
     def drain(self) -> None:
         """Write what is in flight: afterwards no `fill` of an earlier chunk runs any more."""
@@ -210,6 +204,14 @@ class ImageWriter:
         except BaseException:
             self.abort()
             raise
+
+    def _submit(self, job: Job) -> None:
+        with self._aborting():
+            if self._pipeline.full:
+                self._write_oldest()
+            for done in self._pipeline.for_each_ready():
+                self._write_chunk(done)
+            self._pipeline.submit(job)
 
     def _write_oldest(self) -> None:
         with self._pipeline.take() as job:
