@@ -34,11 +34,20 @@ from runtime.worker import run_in_worker
 if TYPE_CHECKING:
     from formats.statefile import ImageWriter, StateFile
     from runtime.container import Container
+    from runtime.engine.incremental import Incremental
     from runtime.engine.precopy import PreCopy
+    from runtime.kept_tracking import Following
 
 
 class Carrier(Protocol):
-    """What a checkpoint writes its image into. Used in the worker alone, from begin to end."""
+    """What a checkpoint writes its image into. Used in the worker alone, from begin to end.
+
+    Attributes:
+        place: Names the store whose `ExternalImageWriter` it opens; empty for one that cannot take
+            memory ahead.
+    """
+
+    place: str
 
     def opened(self) -> contextlib.AbstractContextManager[ImageWriter]:
         """The writer, before anything is frozen; leaving the block gives up what is not there."""
@@ -130,10 +139,26 @@ def _save(
     progress: Progress,
     options: CheckpointOptions,
 ) -> dict[str, Any]:
-    with carrier.opened() as writer:
+    with carrier.opened() as writer, contextlib.ExitStack() as held:
+        follows: Following | None = None
+        if carrier.place and leave_running and not container.cgroups.frozen:
+            from formats.external import ExternalImageWriter
+            from runtime.kept_tracking import following
+
+            assert isinstance(writer, ExternalImageWriter)
+            progress("memory", 0, 0)
+            follows = held.enter_context(following(container, writer, carrier.place))
         with (
             NetworkHold() as hold,
-            dumping(container, writer, progress, options, hold, goes_on=leave_running) as report,
+            dumping(
+                container,
+                writer,
+                progress,
+                options,
+                hold,
+                goes_on=leave_running,
+                incremental=None if follows is None else follows.incremental,
+            ) as report,
         ):
             if not leave_running:
                 # Nothing is killed before its image can be read and is on the disk; and when it is,
@@ -148,11 +173,16 @@ def _save(
         if leave_running:
             # Writing to the disk takes its time; the program need not wait for that.
             committed = carrier.commit(report)
+            if follows is not None:
+                follows.leave()
+                committed["tracking"] = follows.report()
     return {**dataclasses.asdict(report), **committed}
 
 
 class _FileCarrier:
     """A state file."""
+
+    place = ""
 
     def __init__(self, path: Path, sign: Callable[[bytes], bytes] | None) -> None:
         self._path = path
@@ -218,12 +248,14 @@ def dumping(
     *,
     goes_on: bool = False,
     precopy: PreCopy | None = None,
+    incremental: Incremental | None = None,
 ) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
     The caller holds the operation lock and runs in a process that nobody kills lightly. On the
     way out the container goes on unless the block has killed it or it was paused before. *hold* is
-    the caller's, for it may outlast the block. *precopy* has sent memory before.
+    the caller's, for it may outlast the block. *precopy* has sent memory before, or *incremental*
+    has put it into *writer*.
 
     Raises:
         RefusedError, CheckpointError, ImageWriteError: As engine.dump.dumped.
@@ -233,7 +265,9 @@ def dumping(
     target = dump_target(container, options, hold)
     with (
         freeze_lease(container.directory),
-        dumped(target, writer, progress, goes_on=goes_on, precopy=precopy) as report,
+        dumped(
+            target, writer, progress, goes_on=goes_on, precopy=precopy, incremental=incremental
+        ) as report,
     ):
         yield report
 

@@ -150,6 +150,7 @@ class DumpReport:
         processes: Processes, zombies included.
         memory_bytes: Private and shared memory that went into the image.
         staged_bytes: Memory that is not in the image, since it was staged before.
+        ahead_bytes: Memory that went into the image although nobody looked at it during the freeze.
     """
 
     freeze_ns: int = 0
@@ -160,6 +161,7 @@ class DumpReport:
     processes: int = 0
     memory_bytes: int = 0
     staged_bytes: int = 0
+    ahead_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 

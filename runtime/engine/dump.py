@@ -46,7 +46,7 @@ from runtime.engine.kinship import Kinship
 from runtime.engine.live_process import LiveProcess
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.questions import credentials
-from runtime.engine.ranges import PageRun, Range, size_of, without
+from runtime.engine.ranges import PageRun, Range, common, gaps, size_of, without
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
@@ -54,17 +54,22 @@ from runtime.engine.task_settings import check_label
 from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.engine.twins import WORTHWHILE, Twins, have_room, left_behind
+from runtime.engine.urgency import urgent
 from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import proc_maps, proc_task
 from runtime.kernel.restart_block import restart_blocks
 from runtime.version import VERSION
 
 if TYPE_CHECKING:
+    from runtime.engine.incremental import Incremental, Part
     from runtime.engine.precopy import PreCopy
 
 REFUSED = ()
 
 log = logging.getLogger(__name__)
+
+WORTHWHILE_FOR_REST = 24 << 20
+"""Bytes left to read of memory that was read ahead, from which on a fork takes less time."""
 
 PASSING = frozenset(
     {
@@ -90,6 +95,7 @@ def dumped(
     *,
     goes_on: bool = False,
     precopy: PreCopy | None = None,
+    incremental: Incremental | None = None,
 ) -> Iterator[DumpReport]:
     """Freeze a container and write it; the ``with`` block runs while it is still frozen.
 
@@ -104,6 +110,7 @@ def dumped(
             its memory takes to be written (see `runtime.engine.twins`), and runs when the block
             does.
         precopy: The rounds that have come before; what they have staged is not written again.
+        incremental: The same for a snapshot, whose rounds have gone into *writer*.
 
     Raises:
         RefusedError: Something cannot be saved; names everything that was found.
@@ -111,17 +118,24 @@ def dumped(
     """
     report = DumpReport()
     goes_on = goes_on and not target.cgroups.frozen  # a paused one does not care
+    if incremental is not None and not goes_on:
+        incremental.close()
+        incremental = None
     warm_up()
     progress("freeze", 0, 0)
     with contextlib.ExitStack() as held:
-        dump = _freeze_and_look(held, target, report, precopy)
+        hurry = held.enter_context(contextlib.ExitStack())
+        if goes_on:
+            hurry.enter_context(urgent())
+        dump = _freeze_and_look(held, target, report, precopy, incremental)
         with dump.watched():
             written = time.monotonic_ns()
             dump.write_still(writer, progress)
-            if goes_on and dump.can_have_twins():
+            if goes_on:
                 held.callback(dump.end_twins)
-                dump.make_twins(writer, progress)
+                dump.keep_memory(writer, progress)
                 dump.thaw()
+                hurry.close()
             dump.write_memory(writer, progress)
             writer.finish()
             report.write_ns = time.monotonic_ns() - written
@@ -139,7 +153,11 @@ def dumped(
 
 
 def _freeze_and_look(
-    held: contextlib.ExitStack, target: DumpTarget, report: DumpReport, precopy: PreCopy | None
+    held: contextlib.ExitStack,
+    target: DumpTarget,
+    report: DumpReport,
+    precopy: PreCopy | None,
+    incremental: Incremental | None,
 ) -> _Dump:
     """Freeze and collect, again if what stands in the way is gone as soon as the program goes on.
 
@@ -148,6 +166,7 @@ def _freeze_and_look(
         target: What to freeze.
         report: Gets the times of that attempt.
         precopy: The rounds before, or None.
+        incremental: Those of a snapshot, or None.
     """
     paused = target.cgroups.frozen  # then nothing goes on
     deadline = time.monotonic() + target.options.timeout_s
@@ -160,7 +179,7 @@ def _freeze_and_look(
                 frozen(target.cgroups, target.container_id, timeout_s=target.options.timeout_s)
             )
             looked = time.monotonic_ns()
-            dump = _Dump(target, state, report, began, precopy)
+            dump = _Dump(target, state, report, began, precopy, incremental)
             try:
                 with dump.watched():
                     dump.collect()
@@ -189,9 +208,12 @@ class _Dump:
         report: DumpReport,
         began: int,
         precopy: PreCopy | None = None,
+        incremental: Incremental | None = None,
     ) -> None:
         self.target = target
         self.precopy = precopy
+        self.incremental = incremental
+        self._parts: dict[int, Part] = {}  # read ahead, by ``mm_id``
         self.staged: list[Record] = []
         self.began = began  # time.monotonic_ns()
         self.context = DumpContext(target, state)
@@ -209,6 +231,7 @@ class _Dump:
         self._kept: dict[int, list[Range]] = {}  # by the object id of shared memory
         self._done = self._total = 0  # bytes of memory
         self._left: list[tuple[Pages, int]] = []  # with the task to read from
+        self._left_of_parts: list[tuple[Part, int, list[Range]]] = []  # the same
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -260,6 +283,7 @@ class _Dump:
             self.context.refuse(problem.reason, problem.subject, problem.sentence)
         share_pages(self.spaces, self.context.new_id, self._files_on_root)
         self._find_staged()
+        self._find_parts()
         self._collect_trees()
         self._raise_refusals()
         self.files.records += [make() for make in self.files.at_last]
@@ -270,10 +294,11 @@ class _Dump:
         self.host = dataclasses.replace(self.host, xstate_size=xstate)
 
     def _find_tracked(self, living: Sequence[LiveProcess]) -> None:
-        if self.precopy is None:
+        rounds = self.precopy or self.incremental
+        if rounds is None:
             return
-        self.precopy.look_again()
-        spaces = self.precopy.tracking.spaces
+        rounds.look_again()
+        spaces = rounds.tracking.spaces
         for process in living:
             if process.pid not in spaces:
                 continue
@@ -303,6 +328,17 @@ class _Dump:
             if number and not shared.huge_page_size:
                 kept = self._kept[shared.object_id] = self.precopy.kept_shared(key, path)
                 self._add_staged(shared.object_id, number, kept)
+
+    def _find_parts(self) -> None:
+        """Find out what the rounds of a snapshot have read that is still as it was."""
+        if self.incremental is None:
+            return
+        for pages in self.spaces:
+            space = self.context.tracked.get(pages.space.mm_id)
+            if space is not None and pages.shares_nothing:
+                part = self.incremental.part(space, pages.pid, pages.space)
+                if part is not None:
+                    self._parts[pages.space.mm_id] = part
 
     def _add_staged(self, object_id: int, staged_id: int, ranges: Sequence[Range]) -> None:
         self.staged += staged_records(object_id, staged_id, ranges)
@@ -546,21 +582,22 @@ class _Dump:
             progress("memory", self._done, self._total)
         self._left = [(pages, pages.pid) for pages in self.spaces]
 
-    def can_have_twins(self) -> bool:
-        """Whether there is room for what the program writes to before its memory is stored."""
-        return have_room(self.target.cgroups, self._total)
-
-    def make_twins(self, writer: ImageWriter, progress: Progress) -> None:
-        """Have the private memory kept as it is; what cannot be is written at once."""
+    def keep_memory(self, writer: ImageWriter, progress: Progress) -> None:
+        """Have the private memory kept as it is, or write it at once: the program is to go on."""
         self._left.clear()
         wanted = [pages.pid for pages in self.spaces if self._deserves_twin(pages)]
         twins: dict[int, int | None] = {}
-        if wanted:
+        # There must be room for what the program writes to before its memory is stored.
+        if wanted and have_room(self.target.cgroups, self._total):
             with self.twins.numbered_apart(self.records):
                 twins = {pid: self.twins.make(self.context.live[pid]) for pid in wanted}
         for pages in self.spaces:
             twin = twins.get(pages.pid)
             apart = left_behind(pages.space)
+            part = self._parts.get(pages.space.mm_id)
+            if part is not None:
+                self._keep_part(pages, part, twin, apart)
+                continue
             now = pages.own() if twin is None else pages.own_within(apart)
             self._write_pages(
                 writer, pages.space.mm_id, pages.pid, now, progress, gently=pages.related
@@ -568,11 +605,24 @@ class _Dump:
             if twin is not None:
                 self._left.append((pages, twin))
         writer.drain()
+        if self.incremental is not None:
+            self.incremental.arm(self._parts.values())
+
+    def _keep_part(self, pages: Pages, part: Part, twin: int | None, apart: list[Range]) -> None:
+        assert self.incremental is not None
+        now = part.rest
+        if twin is not None:
+            now = common(part.rest, self.incremental.pieces_around(apart))
+            self._left_of_parts.append((part, twin, list(gaps(part.rest, now))))
+        self.incremental.read(part, pages.pid, now)
 
     def _deserves_twin(self, pages: Pages) -> bool:
         own = self.scopes.of(pages.pid)
         if own.pid_for_children or own.time_for_children:
             return False  # it would be the first in a namespace, and its end that of the namespace
+        part = self._parts.get(pages.space.mm_id)
+        if part is not None:
+            return part.rest_bytes >= WORTHWHILE_FOR_REST
         return pages.resident >= WORTHWHILE
 
     def thaw(self) -> None:
@@ -596,6 +646,13 @@ class _Dump:
             # To read a twin in the quick way would give it pages of its own.
             gently = pages.related or is_twin
             self._write_pages(writer, pages.space.mm_id, pid, runs, progress, gently)
+        if self.incremental is not None:
+            for part, twin, runs_left in self._left_of_parts:
+                self.incremental.read(part, twin, runs_left)
+            for mm_id, part in self._parts.items():
+                self._done += self.incremental.add(part, mm_id)
+                self.report.ahead_bytes += size_of(part.kept)
+                progress("memory", self._done, self._total)
         self.report.memory_bytes = self._done
 
     def _write_pages(
