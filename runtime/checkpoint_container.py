@@ -32,7 +32,8 @@ from runtime.status import Status, require_status
 from runtime.worker import run_in_worker
 
 if TYPE_CHECKING:
-    from formats.statefile import ImageWriter, StateFile
+    from formats.sealed_file import Cipher, SealedSink
+    from formats.statefile import ImageWriter, Sink, StateFile
     from runtime.container import Container
     from runtime.engine.incremental import Incremental
     from runtime.engine.precopy import PreCopy
@@ -59,6 +60,16 @@ class Carrier(Protocol):
         """Make the image appear; what the report of the checkpoint says of it."""
 
 
+class Sealer(Protocol):
+    """Encrypts one state file."""
+
+    def seal(self, sink: Sink, /) -> SealedSink:
+        """What seals an image into *sink*."""
+
+    def unlock(self, table: bytes, /) -> Cipher:
+        """How that file is read again (formats.sealed_file.Unlock)."""
+
+
 def checkpoint(
     container: Container,
     path: Path,
@@ -67,6 +78,7 @@ def checkpoint(
     progress: Progress,
     options: CheckpointOptions | None = None,
     sign: Callable[[bytes], bytes] | None = None,
+    sealer: Sealer | None = None,
 ) -> dict[str, Any]:
     """Save a container to a state file.
 
@@ -77,6 +89,7 @@ def checkpoint(
         progress: Called while it works.
         options: What may be saved although the program, or a peer outside, may notice.
         sign: Signs the image (formats.signature).
+        sealer: Encrypts the file; nothing else ever reaches the disk.
 
     Returns:
         A report: what engine.api.DumpReport says, and the image's sizes.
@@ -87,7 +100,7 @@ def checkpoint(
         CheckpointError, ImageWriteError: It failed; the container goes on, no file has appeared.
         Interrupted: We were told to stop; the same holds.
     """
-    carrier = _FileCarrier(path, sign)
+    carrier = _FileCarrier(path, sign, sealer)
     return checkpoint_into(
         container, carrier, leave_running=leave_running, progress=progress, options=options
     )
@@ -184,32 +197,44 @@ class _FileCarrier:
 
     place = ""
 
-    def __init__(self, path: Path, sign: Callable[[bytes], bytes] | None) -> None:
+    def __init__(
+        self, path: Path, sign: Callable[[bytes], bytes] | None, sealer: Sealer | None
+    ) -> None:
         self._path = path
         self._sign = sign
+        self._sealer = sealer
         self._file: StateFile | None = None
+        self._sealed: SealedSink | None = None
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[ImageWriter]:
         from formats.statefile import ImageWriter, StateFile
 
-        with (
-            StateFile(self._path) as self._file,
-            ImageWriter(self._file, sign=self._sign) as writer,
-        ):
-            yield writer
+        with StateFile(self._path) as self._file:
+            if self._sealer is not None:
+                self._sealed = self._sealer.seal(self._file)
+            with ImageWriter(self._sealed or self._file, sign=self._sign) as writer:
+                yield writer
 
     def verify(self, progress: Progress) -> None:
         from formats.statefile import verify_file
 
         assert self._file is not None
+        self._complete()
+        unlock = None if self._sealer is None else self._sealer.unlock
         with _syncing(self._file):
-            verify_file(f"/proc/self/fd/{self._file.fileno()}", decode=False)
+            verify_file(f"/proc/self/fd/{self._file.fileno()}", decode=False, unlock=unlock)
 
     def commit(self, report: DumpReport) -> dict[str, Any]:
         assert self._file is not None
+        self._complete()
         self._file.commit()
         return {"image": str(self._path), "image_bytes": self._path.stat().st_size}
+
+    def _complete(self) -> None:
+        if self._sealed is not None:
+            self._sealed.finish()
+            self._sealed = None
 
 
 @contextlib.contextmanager
