@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.index import index_table, measure_index
 from scripts.benchmark.measure import SizeResult, measure_life_cycle, measure_size, note
 from scripts.benchmark.migration import measure_migrations, migration_report, migration_table
 from scripts.benchmark.scale import many_report, many_table, measure_many
@@ -30,7 +31,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="MIB")
     parser.add_argument(
         "--only",
-        choices=("sizes", "many", "store", "life", "migrate"),
+        choices=("sizes", "many", "store", "index", "life", "migrate"),
         help="measure just one of the parts",
     )
     parser.add_argument("part", nargs="?", choices=("migrate",), help="the same as --only migrate")
@@ -107,6 +108,9 @@ def _measure(tool: Tool, scratch: Path, options: argparse.Namespace) -> dict[str
         stored = measure_store(tool, scratch, STORE_SIZE)
         _print_table(store_table(stored))
         report["store"] = store_report(stored)
+    if options.only in (None, "index"):
+        report["index"] = measure_index()
+        _print_table(index_table(report["index"]))
     if options.only in (None, "migrate"):
         migrations = measure_migrations(tuple(options.sizes), options.rounds)
         _print_table(migration_table(migrations))
