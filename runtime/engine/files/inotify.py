@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 from formats.records.files import Inotify, InotifyWatch
 from runtime.engine.files.kind import Kind, Look
-from runtime.engine.files.mounts import open_inside
+from runtime.engine.files.mounts import DELETED, open_inside
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.table import FileTable
 from runtime.errors import RestoreError
 from runtime.kernel.anonfd import inotify_add_watch, inotify_init
 

@@ -10,9 +10,9 @@ from formats.records.files import RegularFile
 from runtime.engine.files.dead_processes import is_of_dead, open_of_dead
 from runtime.engine.files.kind import Kind, Look, kind_of
 from runtime.engine.files.locks import dump_locks, restore_locks
-from runtime.engine.files.mounts import below
+from runtime.engine.files.mounts import DELETED, below
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import DELETED, FileTable, Located
+from runtime.engine.files.table import FileTable, Located
 from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
 from runtime.kernel.mount import AT_FDCWD

@@ -21,9 +21,10 @@ from runtime.engine.context import DumpContext
 from runtime.engine.files.ghosts import describe_deleted
 from runtime.engine.files.inodes import find_inode, search
 from runtime.engine.files.kind import Kind, Look, file_type, kind_of, load_kinds
-from runtime.engine.files.mounts import Mounted, MountTable, below_top, mount_of
+from runtime.engine.files.mounts import DELETED, Mounted, MountTable, below_top, mount_of
 from runtime.engine.sandbox.kind import Scope
 from runtime.kernel import kcmp, pidfd, proc_fdinfo
+from runtime.kernel.mountinfo import Mount
 from runtime.kernel.proc_maps import Mapping
 
 SAVED = (
@@ -48,7 +49,6 @@ REFUSED = (
 
 T = TypeVar("T")
 
-DELETED = " (deleted)"
 F_GETOWN_EX = 16  # include/uapi/asm-generic/fcntl.h
 F_GETSIG = 11
 
@@ -203,7 +203,21 @@ class FileTable:
 
     def _looks(self, pid: int) -> Iterator[Look]:
         for fd in proc_fdinfo.descriptors(pid):
-            yield self._look(pid, fd, partial(self._duplicate, pid, fd))
+            look = self._look(pid, fd, partial(self._duplicate, pid, fd))
+            if look.link.startswith("/") and not self.mounts.holds(look.info.mount_id):
+                self._take_for_twin(look)
+            yield look
+
+    def _take_for_twin(self, look: Look) -> None:
+        """Let a file on a mount of no namespace count as the same one where that is mounted."""
+        twin = self._twin(look.pid, look.proc_path, look.stat)
+        if twin is not None:
+            mount, look.link = twin
+            look.info["mnt_id"] = [str(mount.mount_id)]
+
+    def _twin(self, pid: int, magic: str, status: os.stat_result) -> tuple[Mount, str] | None:
+        namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+        return self.mounts.twin(namespace, os.readlink(magic), magic, status, f"/proc/{pid}/exe")
 
     def held(self, fd: int, where: str) -> Look:
         """A look at a descriptor of ours, which a dump found outside of every descriptor table.
@@ -428,10 +442,18 @@ class FileTable:
             None after refusing it.
         """
         subject = self.context.subject(pid, what)
-        entry = self.mounts.entries.get(mount_of(magic)) if self.mounts.entries else None
-        if self.mounts.entries and entry is None:
-            self.context.refuse("mount-detached", subject, "is on a mount that nothing leads to")
-            return None
+        mount_id = mount_of(magic)
+        entry = self.mounts.entries.get(mount_id)
+        if entry is None and (self.mounts.entries or not self.mounts.holds(mount_id)):
+            twin = self._twin(pid, magic, status)
+            if twin is not None:
+                mount, path = twin
+                entry = self.mounts.entries.get(mount.mount_id)
+            elif self.mounts.entries:
+                self.context.refuse(
+                    "mount-detached", subject, "is on a mount that nothing leads to"
+                )
+                return None
         found = self._find(entry, path, status)
         is_marked = path.endswith(DELETED)
         if found is not None and (status.st_nlink or not is_marked):
