@@ -96,7 +96,7 @@ class FileTable:
         self.posix_queues: dict[tuple[int, int], int] = {}
         self.looks: dict[int, list[Look]] = {}
         self.at_last: list[Callable[[], Record]] = []
-        self._by_path: dict[tuple[str, int, int, int], int] = {}
+        self._by_path: dict[tuple[str, int, int, int, int], int] = {}
         self._mapped: dict[tuple[str, tuple[int, int], int, int], int] = {}
         self._pidfds: dict[int, int] = {}
         self._file_ids: dict[tuple[int, int], int] = {}
@@ -404,7 +404,9 @@ class FileTable:
 
     def _add_path(self, pid: int, path: str, magic: str, flags: int, what: str) -> int:
         status = os.stat(magic)
-        key = (path, status.st_dev, status.st_ino, flags)
+        # The same file may have the same path in several namespaces.
+        mount_id = mount_of(magic) if self.mounts.entries else 0
+        key = (path, mount_id, status.st_dev, status.st_ino, flags)
         if key in self._by_path:
             return self._by_path[key]
         file_id = self._by_path[key] = self.context.new_id()
