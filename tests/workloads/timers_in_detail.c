@@ -154,9 +154,9 @@ int main(int argc, char **argv)
     CHECK(off > -0.05 && off < 0.05, "an absolute timer is off by %f s", off);
     pthread_join(waiting, NULL);
     CHECK(seconds(CLOCK_MONOTONIC) - reading >= 2, "the blocked reader came back too early");
-    struct itimerspec left;
-    MUST(timer_gettime(of_the_dead, &left));
-    CHECK(left.it_value.tv_sec > 1900 && left.it_interval.tv_sec == 1000, "a dead thread's timer");
+    struct itimerspec dead;
+    MUST(timer_gettime(of_the_dead, &dead));
+    CHECK(dead.it_value.tv_sec > 1900 && dead.it_interval.tv_sec == 1000, "a dead thread's timer");
     mark("main-done");
     pthread_join(other, NULL);
     pass();

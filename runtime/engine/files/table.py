@@ -38,7 +38,7 @@ REFUSED = (
     ("mount-detached", "a file on a mount that was detached and that nothing leads to any more"),
     (
         "fd-kind",
-        "descriptors of other kinds: io_uring, userfaultfd, perf events, BPF programs, fanotify, …",
+        "descriptors of other kinds: io_uring, userfaultfd, perf events, BPF programs, …",
     ),
     ("file-other-name", "a file that lost its name, and whose other name cannot be found"),
     (
