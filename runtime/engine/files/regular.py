@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 
 from formats.records.files import RegularFile
@@ -48,6 +49,7 @@ _STATELESS = {(1, minor) for minor in (3, 5, 7, 8, 9)}
 # Those that the container is allowed to open, or is not: nothing of an open one is its own either
 _CONSOLE, _VIRTUAL_CONSOLE_MAJOR, _VIRTUAL_CONSOLES = (5, 1), 4, 64
 _CONTROLS = {(10, minor) for minor in (183, 234, 235, 237)}  # Documentation/admin-guide/devices.txt
+_FDINFO = re.compile(r"/(\d+)/(?:task/\d+/)?fdinfo/(\d+)$")
 O_UNNAMED = 0o20000000  # __O_TMPFILE, include/uapi/asm-generic/fcntl.h
 F_GET_RW_HINT, F_SET_RW_HINT = 1035, 1036  # include/uapi/linux/fcntl.h
 
@@ -136,6 +138,8 @@ class Regular(Kind):
         try:
             if record.opener:
                 fd = open_from_task(files, record)
+            elif of_descriptor := _FDINFO.search(record.path):
+                fd = _open_fdinfo(files, record, int(of_descriptor[1]), int(of_descriptor[2]))
             else:
                 fd = files.open(record, record.flags)
         except OSError as exc:
@@ -167,6 +171,22 @@ class Regular(Kind):
             hint = record.write_hint.to_bytes(8, "little")
             fcntl.fcntl(files.fds[record.file_id], F_SET_RW_HINT, hint)
         restore_locks(files, record)
+
+
+def _open_fdinfo(files: RestoredFiles, record: RegularFile, process: int, number: int) -> int:
+    """Open what /proc shows of a descriptor that the process does not have yet."""
+    task = next((files.tracees[p] for p, i in files.ns_pids.items() if i == process), None)
+    if task is None:
+        return files.open(record, record.flags)
+    batch = Batch()
+    taken = batch.call("fcntl", task.channel_fd, fcntl.F_DUPFD_CLOEXEC, number)
+    stand_in = task.run(batch)[taken]  # another number where it has that one
+    try:
+        return files.open(record, record.flags)
+    finally:
+        batch = Batch()
+        batch.call("close", stand_in)
+        task.run(batch)
 
 
 def is_opened_by_program(device: int) -> bool:

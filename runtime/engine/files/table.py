@@ -449,13 +449,17 @@ class FileTable:
         if entry is None and (self.mounts.entries or not self.mounts.holds(mount_id)):
             twin = self._twin(pid, magic, status)
             if twin is not None:
-                mount, path = twin
-                entry = self.mounts.entries.get(mount.mount_id)
+                mount_id, path = twin[0].mount_id, twin[1]
+                entry = self.mounts.entries.get(mount_id)
             elif self.mounts.entries:
                 self.context.refuse(
                     "mount-detached", subject, "is on a mount that nothing leads to"
                 )
                 return None
+        mount = self.mounts.get(mount_id)
+        if status.st_nlink and path.endswith(DELETED) and mount and mount.fstype == "proc":
+            # Whoever looks below /proc/PID/net makes the kernel forget who looked there before.
+            path = path.removesuffix(DELETED)
         found = self._find(entry, path, status)
         is_marked = path.endswith(DELETED)
         if found is not None and (status.st_nlink or not is_marked):
