@@ -50,13 +50,14 @@ from runtime.engine.ranges import PageRun, Range, common, gaps, size_of, without
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
-from runtime.engine.task_settings import check_label
+from runtime.engine.task_settings import check_label, check_landlock, may_be_confined
 from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.engine.twins import WORTHWHILE, Twins, have_room, left_behind
 from runtime.engine.urgency import urgent
 from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import proc_maps, proc_task
+from runtime.kernel.landlock import landlock_domains
 from runtime.kernel.restart_block import restart_blocks
 from runtime.version import VERSION
 
@@ -73,7 +74,7 @@ WORTHWHILE_FOR_REST = 24 << 20
 
 PASSING = frozenset(
     {
-        *("aio-in-flight", "inotify-queue", "netlink-queue"),
+        *("aio-in-flight", "fanotify-queue", "inotify-queue", "netlink-queue"),
         *("tcp-in-flight", "tcp-orphan", "unix-error", "unix-pending-data"),
     }
 )
@@ -173,6 +174,8 @@ def _freeze_and_look(
     for attempt in itertools.count(1):
         if has_sleepers(target.cgroups):
             restart_blocks()  # now, for to load it takes a while
+        if may_be_confined(target.cgroups.pids()):
+            landlock_domains()  # likewise
         began = time.monotonic_ns()
         with contextlib.ExitStack() as section:
             state = section.enter_context(
@@ -265,6 +268,7 @@ class _Dump:
         self._raise_refusals()
         for process in living:
             check_label(self.context, process.view)
+            check_landlock(self.context, process.view)
             process.mappings = proc_maps.mappings(process.view)
             self.context.mappings[process.view] = process.mappings
             dump_process(self.context, process, self.scopes)
