@@ -33,6 +33,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from formats.adaptive import AdaptiveLevel
 from formats.staged import StagedImageWriter
 from formats.statefile import ImageWriter
 from runtime.checkpoint_container import dumping, freeze_lease
@@ -58,6 +59,7 @@ log = logging.getLogger(__name__)
 F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
 PIPE_SIZE = 1 << 20
 SMALL = 1 << 20
+WORKERS = 2  # threads that read, hash and compress
 GATHER_BYTES, GATHER_S = 64 << 10, 0.002
 _PROGRESS_INTERVAL_S = 0.1
 
@@ -325,6 +327,7 @@ class _Worker:
         self._precopy: PreCopy | None = None
         self._throttled = False
         self._left = SMALL  # bytes, at the last look
+        self._level = AdaptiveLevel(WORKERS)
 
     def serve(self) -> None:
         while (request := self._line.receive()) is not None:
@@ -354,7 +357,11 @@ class _Worker:
             self._warm_up()
             self._precopy = PreCopy(container.cgroups, container.id)
             self._held.callback(self._precopy.close)
-        with freeze_lease(container.directory), ImageWriter(self._sink) as writer:
+        adaptive = self._level
+        with (
+            freeze_lease(container.directory),
+            ImageWriter(self._sink, workers=WORKERS, adaptive=adaptive) as writer,
+        ):
             done = self._precopy.round(writer)
             self._sink.flush()
         if not container.cgroups.pids():
@@ -362,7 +369,8 @@ class _Worker:
                 f"{container.id}: it has ended while its memory was on its way",
                 reason="ended-meanwhile",
             )
-        return {**dataclasses.asdict(done), "root": self._precopy.roots[-1].hex()}
+        root = self._precopy.roots[-1].hex()
+        return {**dataclasses.asdict(done), "root": root, "level": adaptive.level}
 
     def _warm_up(self) -> None:
         """Do all that a dump begins with and that can be done before anything is frozen."""
@@ -403,7 +411,8 @@ class _Worker:
         deadline = time.monotonic() + self._options.timeout_s
         writer_class = ImageWriter if self._precopy is None else StagedImageWriter
         # For little memory, threads take longer than the work.
-        with writer_class(self._sink, workers=0 if self._left < SMALL else 2) as writer:
+        workers = 0 if self._left < SMALL else WORKERS
+        with writer_class(self._sink, workers=workers, adaptive=self._level) as writer:
             while True:
                 try:
                     return self._try_to_dump(writer, hold)
@@ -426,7 +435,12 @@ class _Worker:
         ) as report:
             pass  # the image is complete, and the container is still frozen when the block is left
         report.freeze_ns += freeze_ns
-        return {**dataclasses.asdict(report), "began_ns": began_ns}
+        compression = {
+            "level": self._level.main_level,
+            "link_bytes_per_s": self._level.link_bytes_per_s,
+            "compress_bytes_per_s": self._level.compress_bytes_per_s,
+        }
+        return {**dataclasses.asdict(report), "began_ns": began_ns, "compression": compression}
 
 
 def _hold_network(container: Container, line: LineSocket, hold: NetworkHold) -> None:

@@ -92,6 +92,9 @@ class MigrateReport:
         staged_bytes: The part of memory_bytes that had come in rounds and was still right.
         last_bytes: The other part, which travelled in the downtime.
         last_sent_bytes: Bytes that travelled in the downtime.
+        level: zstd level that most bytes were compressed at, see `formats.adaptive`.
+        link_bytes_per_s: What the line took at the last measurement; 0 when too little was sent.
+        compress_bytes_per_s: Memory that could be compressed at that level, the same.
     """
 
     container_id: str
@@ -115,6 +118,9 @@ class MigrateReport:
     staged_bytes: int = 0
     last_bytes: int = 0
     last_sent_bytes: int = 0
+    level: int = 1
+    link_bytes_per_s: float = 0.0
+    compress_bytes_per_s: float = 0.0
 
     @property
     def compression(self) -> float:
@@ -396,6 +402,8 @@ class _Handover:
         report.dump_ns = int(dumped["collect_ns"]) + int(dumped["write_ns"])
         report.transfer_ns = sent - self._began - report.freeze_ns
         report.restore_ns = self._prepared - sent
+        for name, value in dumped["compression"].items():
+            setattr(report, name, value)
         report.last_bytes = int(dumped["memory_bytes"])
         report.staged_bytes = int(dumped["staged_bytes"])
         report.memory_bytes = report.last_bytes + report.staged_bytes

@@ -273,6 +273,12 @@ def _summary(cid: str, report: MigrateReport) -> str:
         f"  downtime {human_time(report.downtime_ns)}: {split}; all in"
         f" {human_time(report.total_ns)}, {report.compression:.1f} bytes of memory for each sent"
     )
+    if report.link_bytes_per_s:
+        lines.append(
+            f"  zstd level {report.level}: the line took"
+            f" {human_bytes(int(report.link_bytes_per_s))}/s, and"
+            f" {human_bytes(int(report.compress_bytes_per_s))}/s could be compressed"
+        )
     return "\n".join(lines)
 
 
