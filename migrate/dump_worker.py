@@ -128,7 +128,11 @@ class DumpWorker:
         unthrottle(self._before)  # in case that it was killed
 
     def dump(
-        self, send: Callable[[bytes], object], progress: Progress, idle: Callable[[], object]
+        self,
+        send: Callable[[bytes], object],
+        progress: Progress,
+        idle: Callable[[], object],
+        frozen: Callable[[], object],
     ) -> dict[str, Any]:
         """Freeze and dump; returns when the image's last byte has been passed to *send*.
 
@@ -138,6 +142,8 @@ class DumpWorker:
             send: Gets the image piece by piece.
             progress: As the engine reports it.
             idle: Called when there is nothing to send for the moment.
+            frozen: Called when the container is frozen and before the first byte, again if it had
+                to go on for a moment.
 
         Returns:
             What `runtime.engine.api.DumpReport` holds, and ``began_ns``: CLOCK_MONOTONIC when the
@@ -147,6 +153,7 @@ class DumpWorker:
             RefusedError, CheckpointError: The container cannot be dumped, and goes on.
             MigrateError: What *send* raises.
         """
+        self._frozen = frozen
         return self._do("dump", send, progress, idle)
 
     def round(
@@ -204,7 +211,8 @@ class DumpWorker:
                 if not ready:
                     idle()
                     ready = selector.select()
-                for key, _events in ready:
+                # What the worker says comes before the data that it is about.
+                for key, _events in sorted(ready, key=lambda pair: pair[0].fd == self._data):
                     if key.fd == self._data:
                         data = os.read(self._data, PIPE_SIZE)
                         if not data:  # what is wrong, the line says
@@ -230,6 +238,8 @@ class DumpWorker:
                     tap.close()
                 pairs = zip(fds, message["taps"], strict=True)
                 self.taps = [FrameTap.of_descriptor(fd, index) for fd, index in pairs]
+            elif "frozen" in message:
+                self._frozen()
             elif "done" in message:
                 report = message["done"]
         if not going_on:
@@ -429,6 +439,7 @@ class _Worker:
         began_ns = time.monotonic_ns()
         _freeze(container, options.timeout_s)
         freeze_ns = time.monotonic_ns() - began_ns
+        self._line.send({"frozen": True})
         _hold_network(container, self._line, hold)
         with dumping(
             container, writer, _reporter(self._line), options, hold, precopy=self._precopy

@@ -17,7 +17,7 @@ PROTOCOL_VERSIONS = (1,)
 
 FEATURES = (
     *("container-stream", "dry-run", "file", "frames", "handover-query", "outside-links"),
-    *("precopy",),
+    *("precopy", "rootfs"),
 )
 """Abilities beyond the version, by name; a side uses only what both have named."""
 
@@ -134,6 +134,9 @@ class OfferContainer:
         rounds: Whether memory comes in rounds before the image; only with the feature ``precopy``.
         overlay: With rounds: whether it has an overlay.
         hash_seed: With rounds: of the overlay's own file system; empty for none.
+        rootfs: How its root file system goes along, see `migrate.rootfs.modes`; other values than
+            ``shared`` only with the feature ``rootfs``, and then a list of files follows as data.
+        rootfs_bases: Where else files of it may be at the destination.
     """
 
     token: str
@@ -150,6 +153,54 @@ class OfferContainer:
     rounds: bool = False
     overlay: bool = False
     hash_seed: str = ""
+    rootfs: str = "shared"
+    rootfs_bases: tuple[str, ...] = ()
+
+
+@record("migrate-files-wanted")
+@dataclass(frozen=True, slots=True)
+class FilesWanted:
+    """The content of these files is not at the destination: send it, as data.
+
+    Attributes:
+        numbers: Of their entries, u32 each, little-endian.
+        more: Whether another such message follows.
+    """
+
+    numbers: bytes
+    more: bool
+
+
+@record("migrate-files-stored")
+@dataclass(frozen=True, slots=True)
+class FilesStored:
+    """The tree is there.
+
+    Attributes:
+        taken: Files whose content came.
+        files: All of them, of any type.
+    """
+
+    taken: int
+    files: int
+
+
+@record("migrate-files-changed")
+@dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """The tree has changed: the entries that are new or different follow, then their content.
+
+    Attributes:
+        removed: Numbers of the entries that are gone, u32 each; what is in a directory before it.
+    """
+
+    removed: bytes
+
+
+@record("migrate-files-end")
+@dataclass(frozen=True, slots=True)
+class FilesEnd:
+    """The tree will not change any more."""
 
 
 @record("migrate-ready")
@@ -371,4 +422,5 @@ class Done:
 MESSAGES: tuple[type[Record], ...] = (
     *(Hello, OfferFile, OfferContainer, Ready, Refuse, DataEnd, Stored, Prepared, Commit),
     *(Running, Frames, Failed, Abort, Ping, Query, Answer, Done, Round, RoundStaged, RoundsEnd),
+    *(FilesWanted, FilesStored, FilesChanged, FilesEnd),
 )
