@@ -17,7 +17,7 @@ PROTOCOL_VERSIONS = (1,)
 
 FEATURES = (
     *("container-stream", "dry-run", "file", "frames", "handover-query", "outside-links"),
-    *("precopy", "rootfs"),
+    *("precopy", "resume", "rootfs"),
 )
 """Abilities beyond the version, by name; a side uses only what both have named."""
 
@@ -93,12 +93,17 @@ class OfferFile:
         name: The file's name, used when *path* is a directory.
         size_bytes: Of the file.
         overwrite: Whether an existing file may be replaced.
+        root: The image's root digest, so that what has come of it can be gone on with; empty for
+            none. Only with the feature ``resume``.
+        again: It was offered before, and the connection broke: it may be there already.
     """
 
     path: str
     name: str
     size_bytes: int
     overwrite: bool
+    root: bytes = b""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,9 +215,11 @@ class Ready:
 
     Attributes:
         path: Where a file will be stored, absolute; empty for a container.
+        offset: So much of a file is there: send what follows.
     """
 
     path: str = ""
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)

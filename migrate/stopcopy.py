@@ -22,7 +22,6 @@ from formats.errors import Refusal, WherryError
 from migrate.dump_worker import DumpWorker
 from migrate.errors import MigrateError, RemoteError, TransportError
 from migrate.handover import (
-    RETRY_FOR_S,
     Intent,
     decide,
     give_away,
@@ -49,7 +48,7 @@ from migrate.network import planned, taken
 from migrate.precopy import Mode, RoundLimits, RoundReport, send_rounds
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
-from migrate.remote import Conversation, Route, talk_to
+from migrate.remote import RETRY_FOR_S, Conversation, Route, talk_to
 from migrate.rootfs.modes import RootfsMode
 from migrate.rootfs.outgoing import bases_of, tree_of
 from migrate.rootfs.sending import RootfsReport, SentTree

@@ -15,12 +15,12 @@ from migrate.cli.progress import progress_display
 from migrate.cli.ssh_options import ask_person, ssh_options
 from migrate.destination import Destination
 from migrate.errors import MigrateError
-from migrate.handover import RETRY_FOR_S, Intent, intent_of, settle
+from migrate.handover import Intent, intent_of, settle
 from migrate.messages import Answer, Phase, Wish
 from migrate.precopy import DEFAULT_ROUNDS, Mode, OnNoConvergence, RoundLimits, parse_downtime
 from migrate.preflight import ACCEPTABLE
 from migrate.rate_limit import parse_rate
-from migrate.remote import Route
+from migrate.remote import RETRY_FOR_S, Route
 from migrate.rootfs.modes import RootfsMode
 from runtime.errors import RefusedError
 
