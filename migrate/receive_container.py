@@ -20,7 +20,7 @@ import signal
 import time
 from pathlib import Path
 
-from formats.errors import WherryError
+from formats.errors import Refusal, WherryError
 from migrate import preflight
 from migrate.errors import MigrateError, ProtocolError
 from migrate.ledger import Entry, advance, open_ledger
@@ -68,10 +68,14 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
     """
     if not TOKEN.fullmatch(offer.token):
         raise ProtocolError("the token of the offer is malformed")
+    rootfs = take_offer(peer, offer, root)
+    if os.geteuid() != 0:
+        sentence = "wherry runs there without root's rights; try --remote-command 'sudo wherry'"
+        peer.send(Refuse.of([Refusal("not-root", os.uname().nodename, sentence)]))
+        return
     origin = f"{source.hostname}:{offer.source_id}"
     if not offer.dry_run:
         clear_stale(root, offer.container_id, origin)
-    rootfs = take_offer(peer, offer, root)
     refusals = preflight.obstacles(root, offer, source, asked_ns=peer.began_ns)
     if rootfs is not None:
         refusals += rootfs.obstacles(peer)

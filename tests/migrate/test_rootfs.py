@@ -20,10 +20,10 @@ TAP = Path(__file__).with_name("tap.py")
 RECEIVED = "/run/wherry/.bundles/web/rootfs"
 # It writes to its root file system all the time: a file that grows, one that is replaced.
 SCRIPT = """
-n=0; exec 3>/work/open; rm -f /work/never
+n=0; exec 3>/state/open; rm -f /state/never
 while :; do
-  n=$((n+1)); echo $n >> /work/log; echo $n >&3
-  echo $n > /work/new; mv /work/new /work/now; sleep 0.01
+  n=$((n+1)); echo $n >> /state/log; echo $n >&3
+  echo $n > /state/new; mv /state/new /state/now; sleep 0.01
 done
 """
 
@@ -47,14 +47,14 @@ def web(lab: Lab) -> Iterator[Lab]:
 
 def _steps(lab: Lab, host: str, rootfs: str) -> int:
     """How far it is; what it has written must be whole."""
-    text = lab.path(host, f"{rootfs}/work/log").read_text() if _has_log(lab, host, rootfs) else ""
+    text = lab.path(host, f"{rootfs}/state/log").read_text() if _has_log(lab, host, rootfs) else ""
     lines = text.split("\n")[:-1]
     assert lines == [str(number) for number in range(1, len(lines) + 1)]
     return len(lines)
 
 
 def _has_log(lab: Lab, host: str, rootfs: str) -> bool:
-    return lab.path(host, f"{rootfs}/work/log").exists()
+    return lab.path(host, f"{rootfs}/state/log").exists()
 
 
 def _move(lab: Lab, source: str, target: str, *options: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _move(lab: Lab, source: str, target: str, *options: str) -> dict[str, Any]:
 def _goes_on(lab: Lab, host: str, rootfs: str, before: int) -> None:
     wait_until(lambda: _steps(lab, host, rootfs) > before + 5, what="further steps")
     # The file that it holds open is the one that has the name.
-    opened = lab.path(host, f"{rootfs}/work/open")
+    opened = lab.path(host, f"{rootfs}/state/open")
     size = opened.stat().st_size
     wait_until(lambda: opened.stat().st_size > size, what="the open file to grow")
 

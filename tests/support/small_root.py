@@ -15,7 +15,7 @@ PROGRAMS = ("/bin/sh", "/bin/sleep", "/bin/cat", "/bin/mv")
 
 def make_small_root(top: Path) -> Path:
     """Make it: a shell, what it calls, and the libraries of both."""
-    for name in ("bin", "etc", "tmp", "proc", "dev", "sys", "work"):
+    for name in ("bin", "etc", "tmp", "proc", "dev", "sys", "state"):
         (top / name).mkdir(parents=True)
     files = {path for program in PROGRAMS for path in (program, *_libraries(program))}
     for path in files:
