@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from formats import wire
+from formats.adaptive import AdaptiveLevel
 from formats.chunks import ChunkMeta, pack_meta, runs_problem
 from formats.compression import Compressor
 from formats.errors import ImageWriteError
@@ -54,6 +56,7 @@ class ImageWriter:
         workers: Threads that fill, hash and compress; 0 does it in the caller's thread. They
             start with the first chunk and are gone after `finish` or `abort`.
         sign: Gives the public key and the signature of a digest (`formats.signature`).
+        adaptive: Chooses the chunks' level while they go, instead of *level*.
 
     Used as a context manager, it aborts unless it was finished.
     """
@@ -67,8 +70,10 @@ class ImageWriter:
         level: int = 1,
         workers: int = 2,
         sign: Callable[[bytes], bytes] | None = None,
+        adaptive: AdaptiveLevel | None = None,
     ) -> None:
         self._sign = sign
+        self._adaptive = adaptive
         self._write = sink.write
         self._compressor = Compressor(level)
         self._pipeline = self._make_pipeline(level, workers, max(1, workers * _JOBS_PER_WORKER))
@@ -190,7 +195,7 @@ class ImageWriter:
     # Chunks
 
     def _make_pipeline(self, level: int, workers: int, limit: int) -> Pipeline:
-        return Pipeline(level=level, workers=workers, limit=limit)
+        return Pipeline(level=level, workers=workers, limit=limit, adaptive=self._adaptive)
 
     def _piece_size(self) -> int:
         """As `Job.piece_size`, for the next one."""
@@ -218,6 +223,14 @@ class ImageWriter:
             self._write_chunk(job)
 
     def _write_chunk(self, job: Job) -> None:
+        if self._adaptive is None:
+            self._put_chunk(job)
+            return
+        began, before = time.monotonic_ns(), self._position
+        self._put_chunk(job)
+        self._adaptive.wrote(self._position - before, time.monotonic_ns() - began)
+
+    def _put_chunk(self, job: Job) -> None:
         meta = pack_meta(ChunkMeta(job.object_id, job.offset, job.runs, job.chunk_id))
         position = self._position
         raw = self._put_frame(

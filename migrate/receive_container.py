@@ -20,7 +20,7 @@ import signal
 import time
 from pathlib import Path
 
-from formats.errors import WherryError
+from formats.errors import Refusal, WherryError
 from migrate import preflight
 from migrate.errors import MigrateError, ProtocolError
 from migrate.ledger import Entry, advance, open_ledger
@@ -42,10 +42,12 @@ from migrate.messages import (
 )
 from migrate.protocol import DataSource, Peer
 from migrate.receive_rounds import LatePlan, options_of
+from migrate.rootfs.bundles import Offered, take_offer
 from runtime.container import Container
 from runtime.creation import CreateRequest
 from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
 from runtime.process import ProcessRef
+from runtime.received_bundle import received_bundle, remove_bundle
 from runtime.restore_container import Restoring, plan_from_source
 from runtime.sandbox.descriptors import Stdio
 from runtime.status import Status
@@ -66,10 +68,17 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
     """
     if not TOKEN.fullmatch(offer.token):
         raise ProtocolError("the token of the offer is malformed")
+    rootfs = take_offer(peer, offer, root)
+    if os.geteuid() != 0:
+        sentence = "wherry runs there without root's rights; try --remote-command 'sudo wherry'"
+        peer.send(Refuse.of([Refusal("not-root", os.uname().nodename, sentence)]))
+        return
     origin = f"{source.hostname}:{offer.source_id}"
     if not offer.dry_run:
         clear_stale(root, offer.container_id, origin)
     refusals = preflight.obstacles(root, offer, source, asked_ns=peer.began_ns)
+    if rootfs is not None:
+        refusals += rootfs.obstacles(peer)
     if refusals:
         peer.send(Refuse.of(refusals))
         return
@@ -79,7 +88,7 @@ def receive_container(peer: Peer, offer: OfferContainer, root: Path, source: Hel
     _enter(root, offer, origin)
     try:
         peer.send(Ready())
-        _prepare(peer, offer, root)
+        _prepare(peer, offer, root, rootfs)
         commit = peer.receive(Commit, timeout_s=COMMIT_TIMEOUT_S)
         if commit.token != offer.token:
             raise ProtocolError("the commit is for another handover")
@@ -122,13 +131,16 @@ def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
         )
 
 
-def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
+def _prepare(peer: Peer, offer: OfferContainer, root: Path, rootfs: Offered | None) -> None:
+    tree = None if rootfs is None else rootfs.take(peer)
     started = time.monotonic_ns()
     plan: Restoring
     if offer.rounds:
-        late = LatePlan(peer, offer)
+        late = LatePlan(peer, offer, tree)
         plan, spec, bundle, overlay = late, late.spec, late.bundle, late.overlay
     else:
+        if tree is not None:
+            tree.take_changes(peer)
         early = plan_from_source(
             DataSource(peer),
             None,
@@ -137,6 +149,8 @@ def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
             options=options_of(offer),
         )
         plan, spec, bundle, overlay = early, early.spec, early.bundle, early.overlay
+    if rootfs is not None:
+        spec, bundle = rootfs.relocated(spec, bundle)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         # Its standard streams lead nowhere here: what they led to stayed at the source.
@@ -209,7 +223,7 @@ def abort(root: Path, token: str) -> Phase:
                 other.container_id == cid and name != token and other.phase in unsettled
                 for name, other in entries.items()
             )
-        if not others and _was_made_for_a_handover(root, cid):
+        if cid and not others and _was_made_for_a_handover(root, cid):
             _destroy(root, cid)
     return phase
 
@@ -220,7 +234,7 @@ def _was_made_for_a_handover(root: Path, cid: str) -> bool:
         container = Container.load(root, cid, exact=True)
         return container.metadata.frozen_restore
     except ContainerNotFoundError:
-        return False
+        return True  # but perhaps its root file system
     except ContainerError:
         return True  # half created
 
@@ -229,7 +243,7 @@ def _destroy(root: Path, cid: str) -> None:
     try:
         Container.load(root, cid, exact=True).destroy(force=True)
     except ContainerNotFoundError:
-        pass
+        remove_bundle(received_bundle(root, cid))
     except ContainerError as exc:
         log.warning("%s: what had arrived of it could not be removed: %s", cid, exc)
 

@@ -28,6 +28,7 @@ from runtime.errors import RestoreError
 from runtime.restore_container import RestorePlan, hash_seed_of, plan_from_reader, spec_for
 
 if TYPE_CHECKING:
+    from migrate.rootfs.receiving import TakenTree
     from runtime.metadata import ExecSession
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
@@ -54,6 +55,7 @@ class LatePlan:
     Args:
         peer: The source, which waits for its rounds to be taken in.
         offer: What it has said of the container.
+        tree: Its root file system, of which changes may come after the rounds.
 
     Attributes:
         spec, bundle, overlay, hash_seed: As of `RestorePlan`.
@@ -62,8 +64,9 @@ class LatePlan:
         RefusedError: The configuration cannot be restored as it is.
     """
 
-    def __init__(self, peer: Peer, offer: OfferContainer) -> None:
+    def __init__(self, peer: Peer, offer: OfferContainer, tree: TakenTree | None) -> None:
         self._peer = peer
+        self._tree = tree
         self._offer = offer
         saved = offer.spec if isinstance(offer.spec, dict) else {}
         self.spec = spec_for(saved, offer.source_id, offer.container_id)
@@ -96,6 +99,8 @@ class LatePlan:
         """Take the rounds in, then the image, and build as `RestorePlan.build` does."""
         staged = take_rounds(self._peer, self._offer)
         try:
+            if self._tree is not None:
+                self._tree.take_changes(self._peer)
             plan = self._plan(staged)
             init = plan.build(
                 overlay=overlay,

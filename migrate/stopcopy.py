@@ -22,7 +22,6 @@ from formats.errors import Refusal, WherryError
 from migrate.dump_worker import DumpWorker
 from migrate.errors import MigrateError, RemoteError, TransportError
 from migrate.handover import (
-    RETRY_FOR_S,
     Intent,
     decide,
     give_away,
@@ -49,7 +48,10 @@ from migrate.network import planned, taken
 from migrate.precopy import Mode, RoundLimits, RoundReport, send_rounds
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
-from migrate.remote import Conversation, Route, talk_to
+from migrate.remote import RETRY_FOR_S, Conversation, Route, talk_to
+from migrate.rootfs.modes import RootfsMode
+from migrate.rootfs.outgoing import bases_of, tree_of
+from migrate.rootfs.sending import RootfsReport, SentTree
 from migrate.transport import Buffer
 from runtime.checkpoint_container import require_checkpoint
 from runtime.container import Container
@@ -92,6 +94,10 @@ class MigrateReport:
         staged_bytes: The part of memory_bytes that had come in rounds and was still right.
         last_bytes: The other part, which travelled in the downtime.
         last_sent_bytes: Bytes that travelled in the downtime.
+        level: zstd level that most bytes were compressed at, see `formats.adaptive`.
+        link_bytes_per_s: What the line took at the last measurement; 0 when too little was sent.
+        compress_bytes_per_s: Memory that could be compressed at that level, the same.
+        rootfs: How its root file system went along.
     """
 
     container_id: str
@@ -115,6 +121,10 @@ class MigrateReport:
     staged_bytes: int = 0
     last_bytes: int = 0
     last_sent_bytes: int = 0
+    level: int = 1
+    link_bytes_per_s: float = 0.0
+    compress_bytes_per_s: float = 0.0
+    rootfs: RootfsReport = field(default_factory=RootfsReport)
 
     @property
     def compression(self) -> float:
@@ -141,6 +151,7 @@ def migrate(
     accepted: Sequence[str] = (),
     mode: Mode | None = None,
     limits: RoundLimits | None = None,
+    rootfs: RootfsMode = RootfsMode.SHARED,
 ) -> MigrateReport:
     """Move a running container to another host.
 
@@ -158,6 +169,7 @@ def migrate(
         accepted: Reason codes of `migrate.preflight.ACCEPTABLE` that shall not stand in the way.
         mode: How its memory is to travel; None for the best that both hosts can do.
         limits: Of the rounds of pre-copy.
+        rootfs: How its root file system is to go along.
 
     Raises:
         RefusedError: It cannot be moved, and every reason why; nothing was touched.
@@ -177,10 +189,10 @@ def migrate(
         if why_not:
             mode = _without_tracking(mode, report, why_not)
     # The worker is forked first, while this process has no threads.
-    with (
-        DumpWorker(container, options) as worker,
-        talk_to(route, ask) as far,
-    ):
+    with contextlib.ExitStack() as opened:
+        worker = opened.enter_context(DumpWorker(container, options))
+        tree = tree_of(container, rootfs, partial(_limited, bytes_per_s))
+        far = opened.enter_context(talk_to(route, ask))
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
         began = time.monotonic_ns()
         if mode is not Mode.STOP and "precopy" not in far.hello.features:
@@ -188,8 +200,10 @@ def migrate(
             mode = _without_tracking(mode, report, why_not)
         report.mode = mode or Mode.PRECOPY
         rounds = report.mode is Mode.PRECOPY
-        _offer(far, container, intent, there, accepted, rounds=rounds)
-        handover = _Handover(container, intent, far, worker, report, ask)
+        _offer(far, container, intent, there, accepted, tree, rounds=rounds)
+        if tree is not None:
+            report.rootfs = tree.report
+        handover = _Handover(container, intent, far, worker, report, ask, tree)
         handover.run(bytes_per_s, progress, retry_for_s, limits or RoundLimits())
         report.total_ns = time.monotonic_ns() - began
     return report
@@ -203,11 +217,12 @@ def obstacles(
     ask: Ask | None = None,
     network: Mapping[str, str] | None = None,
     accepted: Sequence[str] = (),
+    rootfs: RootfsMode = RootfsMode.SHARED,
 ) -> list[Refusal]:
     """What the destination has against a container; nothing is touched on either side.
 
     Args:
-        container, route, rename, ask, network, accepted: As for `migrate`.
+        container, route, rename, ask, network, accepted, rootfs: As for `migrate`.
 
     Raises:
         MigrateError, WherryError: It cannot be asked, or the container cannot be moved now.
@@ -216,6 +231,7 @@ def obstacles(
         validate_id(rename)
     _require_movable(container)
     there = planned(container.pid, container.metadata.spec, network or {})
+    tree = tree_of(container, rootfs, partial(_limited, None))
     with talk_to(route, ask) as far:
         if "dry-run" not in far.hello.features:
             raise MigrateError(
@@ -224,7 +240,7 @@ def obstacles(
             )
         intent = Intent(secrets.token_hex(16), rename or container.id, route, time.time())
         try:
-            _offer(far, container, intent, there, accepted, dry_run=True)
+            _offer(far, container, intent, there, accepted, tree, dry_run=True)
         except RefusedError as exc:
             return list(exc.refusals)
     return []
@@ -261,6 +277,7 @@ def _offer(
     intent: Intent,
     there: Sequence[Outlet],
     accepted: Sequence[str],
+    tree: SentTree | None,
     *,
     rounds: bool = False,
     dry_run: bool = False,
@@ -268,6 +285,12 @@ def _offer(
     if "container-stream" not in far.hello.features:
         raise MigrateError(
             f"wherry {far.hello.wherry} on {intent.route.destination} cannot receive containers",
+            reason="missing-feature",
+        )
+    if tree is not None and "rootfs" not in far.hello.features:
+        raise MigrateError(
+            f"wherry {far.hello.wherry} on {intent.route.destination} cannot take a root file"
+            " system in",
             reason="missing-feature",
         )
     metadata = container.metadata
@@ -280,15 +303,19 @@ def _offer(
             spec=metadata.spec,
             memory_bytes=_memory_of(container.cgroups.pids()),
             outlets=tuple(there),
-            disk_bytes=_disk_of(metadata.overlay),
+            disk_bytes=_disk_of(metadata.overlay) + (0 if tree is None else tree.needed_bytes),
             time_ns=time.time_ns(),
             accepted=tuple(accepted),
             dry_run=dry_run,
             rounds=rounds,
             overlay=metadata.overlay is not None,
             hash_seed=str((metadata.overlay or {}).get("hash_seed", "")),
+            rootfs=str(RootfsMode.SHARED if tree is None else tree.mode),
+            rootfs_bases=bases_of(container),
         )
     )
+    if tree is not None:
+        tree.offer(far.peer)
     answer = far.peer.receive_any(Ready, Refuse)
     if isinstance(answer, Refuse):
         raise RefusedError(
@@ -330,7 +357,9 @@ class _Handover:
         worker: DumpWorker,
         report: MigrateReport,
         ask: Ask | None,
+        tree: SentTree | None,
     ) -> None:
+        self._tree = tree
         self._container = container
         self._intent = intent
         self._far = far
@@ -349,6 +378,8 @@ class _Handover:
         with self._container.operation() as status:
             try:
                 require_status(self._container.id, status, "migrate", Status.RUNNING)
+                if self._tree is not None:
+                    self._tree.send(self._far.peer)
                 if self._report.mode is Mode.PRECOPY:
                     self._send_rounds(bytes_per_s, progress, limits)
                 self._stream(bytes_per_s, progress)
@@ -385,8 +416,11 @@ class _Handover:
         peer, report = self._far.peer, self._report
         sink = DataSink(peer)
         write = _limited(bytes_per_s, sink.write)
+        frozen: Callable[[], object] = _nothing
+        if self._tree is not None:
+            frozen, write = self._tree.before_the_image(peer, write)
         with peer.explaining():
-            dumped = self._worker.dump(write, progress, sink.flush)
+            dumped = self._worker.dump(write, progress, sink.flush, frozen)
             report.last_sent_bytes = sink.finish()
         sent = time.monotonic_ns()
         prepared = peer.receive(Prepared)
@@ -396,6 +430,8 @@ class _Handover:
         report.dump_ns = int(dumped["collect_ns"]) + int(dumped["write_ns"])
         report.transfer_ns = sent - self._began - report.freeze_ns
         report.restore_ns = self._prepared - sent
+        for name, value in dumped["compression"].items():
+            setattr(report, name, value)
         report.last_bytes = int(dumped["memory_bytes"])
         report.staged_bytes = int(dumped["staged_bytes"])
         report.memory_bytes = report.last_bytes + report.staged_bytes
@@ -485,6 +521,10 @@ def _limited(
     bytes_per_s: float | None, write: Callable[[Buffer], object]
 ) -> Callable[[Buffer], object]:
     return write if bytes_per_s is None else RateLimit(write, bytes_per_s).write
+
+
+def _nothing() -> None:
+    pass
 
 
 def _first_line(exc: BaseException) -> str:
