@@ -26,9 +26,14 @@ _local = threading.local()
 
 
 class Compressor:
-    """A zstd context. One per thread: a context works on one body at a time."""
+    """A zstd context. One per thread: a context works on one body at a time.
+
+    Attributes:
+        level: zstd level.
+    """
 
     def __init__(self, level: int = 1) -> None:
+        self.level = level
         self._context = zstandard.ZstdCompressor(
             level=level, write_checksum=False, write_content_size=True, write_dict_id=False
         )

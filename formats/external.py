@@ -20,13 +20,14 @@ from formats.compression import decompress_into
 from formats.errors import ImageCorruptError
 from formats.frames import FrameType, Source
 from formats.header import EXTERNAL_CHUNKS
+from formats.known_chunks import SMALLEST, KnownChunks
 from formats.limits import CHUNK_SIZE, MAX_INDEX_SIZE
 from formats.manifest import ImageSummary
 from formats.pipeline import Job, Piece, Pipeline, cut_runs
 from formats.reader import ImageReader
 from formats.writer import ImageWriter, Sink
 
-PIECE_SIZE = 8 << 10  # bytes of address space that one chunk covers; docs/performance.md
+PIECE_SIZE = SMALLEST  # bytes of address space that one chunk covers; docs/performance.md
 _CUT_WINDOWS = 1 << 15  # windows of CHUNK_SIZE, 32 GiB; later ones are one chunk each, for the list
 # of chunks may have 256 MiB
 _AHEAD = 2048  # chunks that a source is told of at once; it has at most two such batches in hand
@@ -50,10 +51,17 @@ class ChunkKeeper(Protocol):
 class ExternalImageWriter(ImageWriter):
     """As ImageWriter; chunks go to *keeper*, and the image to *sink* is what is left of it.
 
+    Chunks may be kept before there is a record: contents of memory that a program is still at work
+    on are *put ahead*, under a number of the caller's. What of that holds in the end `add_known`
+    makes a part of the image, without a second look at the bytes.
+
     Args:
         sink: Gets records, index and end.
         keeper: Gets the chunks.
         level, workers: As for ImageWriter.
+
+    Attributes:
+        known: The names of what was put ahead.
     """
 
     _incompatible = EXTERNAL_CHUNKS
@@ -63,6 +71,7 @@ class ExternalImageWriter(ImageWriter):
     ) -> None:
         self._keeper = keeper
         self._windows = 0
+        self.known = KnownChunks()
         super().__init__(sink, level=level, workers=workers)
 
     def _make_pipeline(self, level: int, workers: int, limit: int) -> Pipeline:
@@ -75,8 +84,56 @@ class ExternalImageWriter(ImageWriter):
         self._windows += 1
         return PIECE_SIZE if self._windows <= _CUT_WINDOWS else CHUNK_SIZE
 
+    def put_ahead(
+        self,
+        number: int,
+        offset: int,
+        runs: Sequence[tuple[int, int]],
+        fill: Callable[[memoryview], None],
+    ) -> None:
+        """Keep contents that may become a part of the image; args as those of `add_chunk`.
+
+        Pieces are replaced as a whole: *runs* hold all content of each piece that they touch.
+        """
+        size = self.known.piece_size(number, offset) or self._piece_size()
+        self._submit(Job(number, offset, tuple(runs), fill, size, ahead=True))
+
+    def adopt(self, known: KnownChunks) -> None:
+        """Begin with what was put ahead for an earlier image, as far as its chunks are kept yet."""
+        known.require(self._keeper.has)
+        self.known = known
+        self._windows = len(known)
+
+    def end_ahead(self) -> None:
+        """Let everything that was put ahead so far be known."""
+        self.drain()
+        self.known.settle()
+
+    def add_known(self, object_id: int, number: int) -> int:
+        """Make what was put ahead under a number a part of the image; returns bytes.
+
+        It is in the order of addresses, and behind everything that was added before.
+        """
+        self.drain()
+        self._flush_records()
+        add, put = self._index.add, self._keeper.put
+        size = 0
+        for piece in self.known.pieces(number):
+            add(pack_meta(ChunkMeta(object_id, piece.offset, tuple(piece.runs), piece.chunk_id)))
+            put(piece)
+            self._chunks += 1
+            size += piece.plain_size
+        self._plain_bytes += size
+        return size
+
     def _write_chunk(self, job: Job) -> None:
         object_id, add, put = job.object_id, self._index.add, self._keeper.put
+        if job.ahead:
+            for piece in job.pieces:
+                put(piece)
+                piece.body = b""
+            self.known.put(object_id, job.offset, job.piece_size, list(job.pieces))
+            return
         for piece in job.pieces:
             add(pack_meta(ChunkMeta(object_id, piece.offset, tuple(piece.runs), piece.chunk_id)))
             put(piece)

@@ -37,14 +37,16 @@ COMPATIBLE: dict[int, str] = {
 }
 SIGNATURE = 1 << 0
 INCOMPATIBLE: dict[int, str] = {}
-# Bits with a settled meaning that a state file never has; so its reader can refuse them by name.
+# Bits with a settled meaning that a plain state file never has; so its reader can refuse them by
+# name.
 RESERVED_INCOMPATIBLE: dict[int, str] = {
-    0: "encryption",  # bodies are sealed; needs a key
+    0: "encryption",  # an image is sealed in this file; needs a key
     1: "external-chunks",  # contents are in a store, not in this file
     2: "staged-memory",  # a part of the contents came before, in other images
     3: "pages-elsewhere",  # a part of the contents is asked for later
 }
 
+ENCRYPTION = 1 << 0  # formats.sealed_file reads and writes such files
 EXTERNAL_CHUNKS = 1 << 1  # formats.external reads and writes such images
 STAGED_MEMORY = 1 << 2  # formats.staged reads and writes such images
 PAGES_ELSEWHERE = 1 << 3  # formats.elsewhere reads and writes such images
@@ -136,6 +138,11 @@ def _judge(header: Header, understood: int, words: str) -> None:
     foreign = header.incompatible & ~understood
     unknown = [bit for bit in _bits(foreign) if bit not in INCOMPATIBLE]
     if unknown:
+        if header.incompatible == ENCRYPTION and header.major == MAJOR:
+            raise ImageVersionError(
+                "it needs feature 'encryption' (bit 0): no key for it is at hand",
+                reason="image-encrypted",
+            )
         names = ", ".join(_feature_name(bit) for bit in unknown)
         raise ImageVersionError(
             f"the image needs {names}{words}, which this wherry does not know; upgrade wherry on "

@@ -16,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 
+from formats.adaptive import AdaptiveLevel, Trial
 from formats.compression import Compressor
 from formats.frames import digest_of
 from formats.limits import CHUNK_SIZE
@@ -55,12 +57,14 @@ class Job:
         known: Whether the chunk is stored already; then there is no *body*.
         piece_size: Bytes of address space that a chunk of it may cover; 0 when it is one chunk.
         pieces: Its chunks, once done; then name and body are theirs and not the job's.
+        ahead: Whether it does not belong to the image yet (`formats.external`).
     """
 
     __slots__ = (
         "_buffer",
         "_done",
         "_error",
+        "ahead",
         "body",
         "chunk_id",
         "compressed",
@@ -82,8 +86,11 @@ class Job:
         runs: tuple[tuple[int, int], ...],
         fill: Callable[[memoryview], None],
         piece_size: int = 0,
+        *,
+        ahead: bool = False,
     ) -> None:
         self.piece_size = piece_size
+        self.ahead = ahead
         self.pieces: list[Piece] = []
         self.object_id = object_id
         self.offset = offset
@@ -115,6 +122,7 @@ class Pipeline:
         name_of: Gives plain bytes their name; called in the threads.
         has: Tells of a name that its bytes are stored already, so that nobody needs to compress
             them; called in the threads. Without it every job gets a body and the body's digest.
+        adaptive: Chooses the level from one job to the next, instead of *level*.
     """
 
     def __init__(
@@ -125,7 +133,9 @@ class Pipeline:
         limit: int,
         name_of: Callable[[memoryview], bytes] = digest_of,
         has: Callable[[bytes], bool] | None = None,
+        adaptive: AdaptiveLevel | None = None,
     ) -> None:
+        self._adaptive = adaptive
         self._name_of = name_of
         self._has = has
         self._level = level
@@ -136,7 +146,7 @@ class Pipeline:
         self._jobs: deque[Job] = deque()
         self._buffers: deque[bytearray] = deque()
         self._closing = False
-        self._inline = Compressor(level) if not workers else None
+        self._inline = self._compressor(None) if not workers else None
 
     @property
     def full(self) -> bool:
@@ -147,6 +157,7 @@ class Pipeline:
         """Start a job. The caller has made room first (`full`, `take`)."""
         self._jobs.append(job)
         if self._inline is not None:
+            self._inline = self._compressor(self._inline)
             self._run(job, self._inline)
             return
         if not self._threads:
@@ -200,10 +211,41 @@ class Pipeline:
             self._threads.append(thread)
 
     def _work(self) -> None:
-        compressor = Compressor(self._level)
+        compressor = self._compressor(None)
         while (job := self._queue.get()) is not None:
             if not self._closing:
+                compressor = self._compressor(compressor)
                 self._run(job, compressor)
+
+    def _compressor(self, before: Compressor | None) -> Compressor:
+        """The one for the next job; *before* as long as the level stays."""
+        level = self._level if self._adaptive is None else self._adaptive.level
+        return before if before is not None and before.level == level else Compressor(level)
+
+    def _compress(self, compressor: Compressor, plain: memoryview) -> bytes | None:
+        if self._adaptive is None:
+            return compressor.compress(plain)
+        # Processor time: what others do on a busy machine does not count.
+        began = time.thread_time_ns()
+        packed = compressor.compress(plain)
+        busy_ns = time.thread_time_ns() - began
+        stored_size = len(plain) if packed is None else len(packed)
+        self._adaptive.compressed(compressor.level, len(plain), stored_size, busy_ns)
+        level = self._adaptive.trial_level()
+        if level is not None:
+            self._try(level, plain, stored_size, self._adaptive)
+        return packed
+
+    def _try(
+        self, level: int, plain: memoryview, stored_size: int, adaptive: AdaptiveLevel
+    ) -> None:
+        """Compress once more at another level, to know what that costs and gains."""
+        compressor = Compressor(level)
+        began = time.thread_time_ns()
+        packed = compressor.compress(plain)
+        busy_ns = time.thread_time_ns() - began
+        packed_size = len(plain) if packed is None else len(packed)
+        adaptive.tried(Trial(len(plain), packed_size, stored_size, busy_ns))
 
     def _run(self, job: Job, compressor: Compressor) -> None:
         try:
@@ -218,7 +260,7 @@ class Pipeline:
                 job.known = True
                 self._buffers.append(buffer)
                 return
-            packed = compressor.compress(plain)
+            packed = self._compress(compressor, plain)
             if packed is None:
                 job.body, job.digest, job._buffer = plain, job.chunk_id, buffer
             else:

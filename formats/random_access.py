@@ -7,6 +7,7 @@ without the contents, and every body against its own digest when it is read.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 from collections.abc import Callable, Iterator
@@ -26,7 +27,14 @@ from formats.index import ImageIndex
 from formats.limits import CHUNK_SIZE
 from formats.manifest import ImageSummary
 from formats.reader import ImageReader
+from formats.sealed_file import SealedFile
 from formats.signature import SIGNATURE_FRAME
+
+Pread = Callable[[memoryview, int], int]
+
+
+def _pread_file(fd: int, view: memoryview, position: int) -> int:
+    return os.preadv(fd, [view], position)
 
 
 class StoredChunk(Chunk):
@@ -34,16 +42,16 @@ class StoredChunk(Chunk):
 
     Args:
         head, meta: Of its frame.
-        fd: The image; its file offset is not used.
+        pread: Fills a view with the image's bytes from a position on; the count, 0 at the end.
         position: File offset of the body.
         name: What messages call the image.
     """
 
-    __slots__ = ("_fd", "_name", "_position")
+    __slots__ = ("_name", "_position", "_pread")
 
-    def __init__(self, head: Head, meta: ChunkMeta, fd: int, position: int, name: str) -> None:
+    def __init__(self, head: Head, meta: ChunkMeta, pread: Pread, position: int, name: str) -> None:
         super().__init__(head, meta, b"")
-        self._fd, self._position, self._name = fd, position, name
+        self._pread, self._position, self._name = pread, position, name
 
     def unpack(self) -> bytes | bytearray | memoryview:
         return self.unpack_into(bytearray(self.plain_size))
@@ -62,7 +70,7 @@ class StoredChunk(Chunk):
         done = 0
         while done < len(body):
             try:
-                count = os.preadv(self._fd, [body[done:]], self._position + done)
+                count = self._pread(body[done:], self._position + done)
             except OSError as exc:
                 raise ImageError(
                     f"byte {self._position + done} cannot be read: {exc.strerror}",
@@ -94,6 +102,9 @@ class RandomAccessReader(ImageReader):
     def __init__(self, source: io.FileIO, *, name: str | None = None) -> None:
         super().__init__(source, name=name)
         self._file = source
+        self._pread: Pread = functools.partial(_pread_file, source.fileno())
+        if isinstance(source, SealedFile):
+            self._pread = source.pread
         self._left: Iterator[Chunk] = self._from_index()
 
     def references(self) -> Iterator[Chunk]:
@@ -166,7 +177,7 @@ class RandomAccessReader(ImageReader):
         self._seen.add_chunk(frame)
         meta = unpack_meta(frame.meta, frame.head.plain_size)
         position = frame.position + len(frame.raw)
-        return StoredChunk(frame.head, meta, self._file.fileno(), position, self.name)
+        return StoredChunk(frame.head, meta, self._pread, position, self.name)
 
     def _skip(self, at: int, end: int, sequence: int) -> int:
         """Check frames that this version need not know, between others; the next number."""

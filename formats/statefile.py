@@ -24,6 +24,7 @@ from formats.frames import Source
 from formats.limits import CHUNK_SIZE
 from formats.manifest import ImageSummary
 from formats.reader import ImageReader
+from formats.sealed_file import SealedFile, Unlock, is_sealed
 from formats.writer import ImageWriter, Sink
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Sink",
     "Source",
     "StateFile",
+    "is_sealed",
     "open_image",
     "verify_file",
     "verify_image",
@@ -167,14 +169,26 @@ class StateFile:
         )
 
 
-def open_image(path: str | os.PathLike[str]) -> FileIO:
+def open_image(path: str | os.PathLike[str], unlock: Unlock | None = None) -> FileIO:
     """Open an image for reading, unbuffered: `ImageReader` asks for whole frames.
+
+    Args:
+        path: The state file.
+        unlock: Finds the key of an encrypted one. Without it, its reader refuses it by name.
 
     Raises:
         ImageError: It cannot be opened (reason ``image-unreadable``); names the path.
     """
     try:
+        if unlock is not None:
+            with open(path, "rb", buffering=0) as source:
+                sealed = is_sealed(source)
+            if sealed:
+                return SealedFile(path, unlock)
         return open(path, "rb", buffering=0)
+    except ImageError as exc:
+        name = Path(path).name
+        raise type(exc)(f"{name}: {exc}", reason=exc.reason) from exc.__cause__
     except OSError as exc:
         raise ImageError(
             f"{os.fspath(path)}: cannot open the image: {exc.strerror}", reason="image-unreadable"
@@ -207,8 +221,12 @@ def verify_image(
 
 
 def verify_file(
-    path: str | os.PathLike[str], *, workers: int = 2, decode: bool = True
+    path: str | os.PathLike[str],
+    *,
+    workers: int = 2,
+    decode: bool = True,
+    unlock: Unlock | None = None,
 ) -> ImageSummary:
-    """`verify_image` of a file."""
-    with open_image(path) as source:
+    """`verify_image` of a file; *unlock* as for `open_image`."""
+    with open_image(path, unlock) as source:
         return verify_image(source, workers=workers, decode=decode)

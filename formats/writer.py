@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
 from formats import wire
+from formats.adaptive import AdaptiveLevel
 from formats.chunks import ChunkMeta, pack_meta, runs_problem
 from formats.compression import Compressor
 from formats.errors import ImageWriteError
@@ -54,6 +56,7 @@ class ImageWriter:
         workers: Threads that fill, hash and compress; 0 does it in the caller's thread. They
             start with the first chunk and are gone after `finish` or `abort`.
         sign: Gives the public key and the signature of a digest (`formats.signature`).
+        adaptive: Chooses the chunks' level while they go, instead of *level*.
 
     Used as a context manager, it aborts unless it was finished.
     """
@@ -67,8 +70,10 @@ class ImageWriter:
         level: int = 1,
         workers: int = 2,
         sign: Callable[[bytes], bytes] | None = None,
+        adaptive: AdaptiveLevel | None = None,
     ) -> None:
         self._sign = sign
+        self._adaptive = adaptive
         self._write = sink.write
         self._compressor = Compressor(level)
         self._pipeline = self._make_pipeline(level, workers, max(1, workers * _JOBS_PER_WORKER))
@@ -141,13 +146,7 @@ class ImageWriter:
         if problem is not None or not (0 <= object_id <= INT_MAX and 0 <= offset <= INT_MAX):
             raise ValueError(f"chunk {offset:#x} of object {object_id}: {problem}")
         self._flush_records()
-        with self._aborting():
-            if self._pipeline.full:
-                self._write_oldest()
-            for job in self._pipeline.for_each_ready():
-                self._write_chunk(job)
-            size = self._piece_size()
-            self._pipeline.submit(Job(object_id, offset, tuple(runs), fill, size))
+        self._submit(Job(object_id, offset, tuple(runs), fill, self._piece_size()))
 
     def drain(self) -> None:
         """Write what is in flight: afterwards no `fill` of an earlier chunk runs any more."""
@@ -196,7 +195,7 @@ class ImageWriter:
     # Chunks
 
     def _make_pipeline(self, level: int, workers: int, limit: int) -> Pipeline:
-        return Pipeline(level=level, workers=workers, limit=limit)
+        return Pipeline(level=level, workers=workers, limit=limit, adaptive=self._adaptive)
 
     def _piece_size(self) -> int:
         """As `Job.piece_size`, for the next one."""
@@ -211,11 +210,27 @@ class ImageWriter:
             self.abort()
             raise
 
+    def _submit(self, job: Job) -> None:
+        with self._aborting():
+            if self._pipeline.full:
+                self._write_oldest()
+            for done in self._pipeline.for_each_ready():
+                self._write_chunk(done)
+            self._pipeline.submit(job)
+
     def _write_oldest(self) -> None:
         with self._pipeline.take() as job:
             self._write_chunk(job)
 
     def _write_chunk(self, job: Job) -> None:
+        if self._adaptive is None:
+            self._put_chunk(job)
+            return
+        began, before = time.monotonic_ns(), self._position
+        self._put_chunk(job)
+        self._adaptive.wrote(self._position - before, time.monotonic_ns() - began)
+
+    def _put_chunk(self, job: Job) -> None:
         meta = pack_meta(ChunkMeta(job.object_id, job.offset, job.runs, job.chunk_id))
         position = self._position
         raw = self._put_frame(

@@ -35,6 +35,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from formats.adaptive import AdaptiveLevel
 from formats.elsewhere import ElsewhereImageWriter, LateImageWriter
 from formats.staged import StagedImageWriter
 from formats.statefile import ImageWriter
@@ -61,6 +62,7 @@ log = logging.getLogger(__name__)
 F_SETPIPE_SZ = 1031  # include/uapi/linux/fcntl.h
 PIPE_SIZE = 1 << 20
 SMALL = 1 << 20
+WORKERS = 2  # threads that read, hash and compress
 GATHER_BYTES, GATHER_S = 64 << 10, 0.002
 _PROGRESS_INTERVAL_S = 0.1
 _WRITERS: dict[tuple[bool, bool], type[ImageWriter]] = {
@@ -151,6 +153,7 @@ class DumpWorker:
         send: Callable[[bytes], object],
         progress: Progress,
         idle: Callable[[], object],
+        frozen: Callable[[], object],
         *,
         postcopy: bool = False,
     ) -> dict[str, Any]:
@@ -162,6 +165,8 @@ class DumpWorker:
             send: Gets the image piece by piece.
             progress: As the engine reports it.
             idle: Called when there is nothing to send for the moment.
+            frozen: Called when the container is frozen and before the first byte, again if it had
+                to go on for a moment.
             postcopy: Leave out what can be asked for later.
 
         Returns:
@@ -172,6 +177,7 @@ class DumpWorker:
             RefusedError, CheckpointError: The container cannot be dumped, and goes on.
             MigrateError: What *send* raises.
         """
+        self._frozen = frozen
         return self._do("dump", send, progress, idle, postcopy=postcopy)
 
     def round(
@@ -229,7 +235,8 @@ class DumpWorker:
                 if not ready:
                     idle()
                     ready = selector.select()
-                for key, _events in ready:
+                # What the worker says comes before the data that it is about.
+                for key, _events in sorted(ready, key=lambda pair: pair[0].fd == self._data):
                     if key.fd == self._data:
                         data = os.read(self._data, PIPE_SIZE)
                         if not data:  # what is wrong, the line says
@@ -255,6 +262,8 @@ class DumpWorker:
                     tap.close()
                 pairs = zip(fds, message["taps"], strict=True)
                 self.taps = [FrameTap.of_descriptor(fd, index) for fd, index in pairs]
+            elif "frozen" in message:
+                self._frozen()
             elif "done" in message:
                 report = message["done"]
         if not going_on:
@@ -353,6 +362,7 @@ class _Worker:
         self._throttled = False
         self._left = SMALL  # bytes, at the last look
         self._postcopy = False
+        self._level = AdaptiveLevel(WORKERS)
 
     def serve(self) -> None:
         while (request := self._line.receive()) is not None:
@@ -383,7 +393,11 @@ class _Worker:
             self._warm_up()
             self._precopy = PreCopy(container.cgroups, container.id)
             self._held.callback(self._precopy.close)
-        with freeze_lease(container.directory), ImageWriter(self._sink) as writer:
+        adaptive = self._level
+        with (
+            freeze_lease(container.directory),
+            ImageWriter(self._sink, workers=WORKERS, adaptive=adaptive) as writer,
+        ):
             done = self._precopy.round(writer)
             self._sink.flush()
         if not container.cgroups.pids():
@@ -391,7 +405,8 @@ class _Worker:
                 f"{container.id}: it has ended while its memory was on its way",
                 reason="ended-meanwhile",
             )
-        return {**dataclasses.asdict(done), "root": self._precopy.roots[-1].hex()}
+        root = self._precopy.roots[-1].hex()
+        return {**dataclasses.asdict(done), "root": root, "level": adaptive.level}
 
     def _warm_up(self) -> None:
         """Do all that a dump begins with and that can be done before anything is frozen."""
@@ -431,7 +446,8 @@ class _Worker:
         deadline = time.monotonic() + self._options.timeout_s
         writer_class = _WRITERS[self._precopy is not None, self._postcopy]
         # For little memory, threads take longer than the work.
-        with writer_class(self._sink, workers=0 if self._left < SMALL else 2) as writer:
+        workers = 0 if self._left < SMALL else WORKERS
+        with writer_class(self._sink, workers=workers, adaptive=self._level) as writer:
             while True:
                 try:
                     return self._try_to_dump(writer, hold)
@@ -448,6 +464,7 @@ class _Worker:
         began_ns = time.monotonic_ns()
         _freeze(container, options.timeout_s)
         freeze_ns = time.monotonic_ns() - began_ns
+        self._line.send({"frozen": True})
         _hold_network(container, self._line, hold)
         with dumping(
             container,
@@ -460,7 +477,12 @@ class _Worker:
         ) as report:
             pass  # the image is complete, and the container is still frozen when the block is left
         report.freeze_ns += freeze_ns
-        return {**dataclasses.asdict(report), "began_ns": began_ns}
+        compression = {
+            "level": self._level.main_level,
+            "link_bytes_per_s": self._level.link_bytes_per_s,
+            "compress_bytes_per_s": self._level.compress_bytes_per_s,
+        }
+        return {**dataclasses.asdict(report), "began_ns": began_ns, "compression": compression}
 
 
 def _hold_network(container: Container, line: LineSocket, hold: NetworkHold) -> None:

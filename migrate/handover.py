@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from migrate.errors import LoginError, MigrateError, TransportError, UndecidedError
 from migrate.messages import Answer, Done, PageState, Phase, Query, Wish
-from migrate.remote import Route, talk_to
+from migrate.remote import RETRY_PAUSE_S, Route, talk_to
 from runtime.container import Container
 from runtime.engine import network_hold
 from runtime.errors import ContainerNotFoundError
@@ -30,9 +30,6 @@ from runtime.status import Status
 
 if TYPE_CHECKING:
     from migrate.ssh import Ask
-
-RETRY_FOR_S = 30.0
-RETRY_PAUSE_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ PROTOCOL_VERSIONS = (1,)
 
 FEATURES = (
     *("container-stream", "dry-run", "file", "frames", "handover-query", "outside-links"),
-    *("postcopy", "precopy"),
+    *("postcopy", "precopy", "resume", "rootfs"),
 )
 """Abilities beyond the version, by name; a side uses only what both have named."""
 
@@ -107,12 +107,17 @@ class OfferFile:
         name: The file's name, used when *path* is a directory.
         size_bytes: Of the file.
         overwrite: Whether an existing file may be replaced.
+        root: The image's root digest, so that what has come of it can be gone on with; empty for
+            none. Only with the feature ``resume``.
+        again: It was offered before, and the connection broke: it may be there already.
     """
 
     path: str
     name: str
     size_bytes: int
     overwrite: bool
+    root: bytes = b""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,9 @@ class OfferContainer:
         pages_within_s: More than 0: memory that can wait is asked for when the container runs, only
             with the feature ``postcopy``; when nobody gives it for so many seconds, the container
             is killed.
+        rootfs: How its root file system goes along, see `migrate.rootfs.modes`; other values than
+            ``shared`` only with the feature ``rootfs``, and then a list of files follows as data.
+        rootfs_bases: Where else files of it may be at the destination.
     """
 
     token: str
@@ -168,6 +176,54 @@ class OfferContainer:
     overlay: bool = False
     hash_seed: str = ""
     pages_within_s: int = 0
+    rootfs: str = "shared"
+    rootfs_bases: tuple[str, ...] = ()
+
+
+@record("migrate-files-wanted")
+@dataclass(frozen=True, slots=True)
+class FilesWanted:
+    """The content of these files is not at the destination: send it, as data.
+
+    Attributes:
+        numbers: Of their entries, u32 each, little-endian.
+        more: Whether another such message follows.
+    """
+
+    numbers: bytes
+    more: bool
+
+
+@record("migrate-files-stored")
+@dataclass(frozen=True, slots=True)
+class FilesStored:
+    """The tree is there.
+
+    Attributes:
+        taken: Files whose content came.
+        files: All of them, of any type.
+    """
+
+    taken: int
+    files: int
+
+
+@record("migrate-files-changed")
+@dataclass(frozen=True, slots=True)
+class FilesChanged:
+    """The tree has changed: the entries that are new or different follow, then their content.
+
+    Attributes:
+        removed: Numbers of the entries that are gone, u32 each; what is in a directory before it.
+    """
+
+    removed: bytes
+
+
+@record("migrate-files-end")
+@dataclass(frozen=True, slots=True)
+class FilesEnd:
+    """The tree will not change any more."""
 
 
 @record("migrate-ready")
@@ -177,9 +233,11 @@ class Ready:
 
     Attributes:
         path: Where a file will be stored, absolute; empty for a container.
+        offset: So much of a file is there: send what follows.
     """
 
     path: str = ""
+    offset: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,4 +504,5 @@ MESSAGES: tuple[type[Record], ...] = (
     *(Hello, OfferFile, OfferContainer, Ready, Refuse, DataEnd, Stored, Prepared, Commit),
     *(Running, Frames, Failed, Abort, Ping, Query, Answer, Done, Round, RoundStaged, RoundsEnd),
     *(Pages, PageRequest, PageContent, AllHere),
+    *(FilesWanted, FilesStored, FilesChanged, FilesEnd),
 )

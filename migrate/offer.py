@@ -16,6 +16,9 @@ from migrate.handover import Intent, intent_of
 from migrate.messages import OfferContainer, Outlet, Ready, Refuse
 from migrate.network import planned
 from migrate.remote import Conversation, Route, talk_to
+from migrate.rootfs.modes import RootfsMode
+from migrate.rootfs.outgoing import bases_of, tree_of
+from migrate.rootfs.sending import SentTree
 from runtime.checkpoint_container import require_checkpoint
 from runtime.container import Container
 from runtime.errors import RefusedError
@@ -35,11 +38,12 @@ def obstacles(
     ask: Ask | None = None,
     network: Mapping[str, str] | None = None,
     accepted: Sequence[str] = (),
+    rootfs: RootfsMode = RootfsMode.SHARED,
 ) -> list[Refusal]:
     """What the destination has against a container; nothing is touched on either side.
 
     Args:
-        container, route, rename, ask, network, accepted: As for `migrate`.
+        container, route, rename, ask, network, accepted, rootfs: As for `migrate`.
 
     Raises:
         MigrateError, WherryError: It cannot be asked, or the container cannot be moved now.
@@ -48,6 +52,7 @@ def obstacles(
         validate_id(rename)
     require_movable(container)
     there = planned(container.pid, container.metadata.spec, network or {})
+    tree = tree_of(container, rootfs, lambda write: write)
     with talk_to(route, ask) as far:
         if "dry-run" not in far.hello.features:
             raise MigrateError(
@@ -56,7 +61,7 @@ def obstacles(
             )
         intent = Intent(secrets.token_hex(16), rename or container.id, route, time.time())
         try:
-            make_offer(far, container, intent, there, accepted, dry_run=True)
+            make_offer(far, container, intent, there, accepted, tree, dry_run=True)
         except RefusedError as exc:
             return list(exc.refusals)
     return []
@@ -87,6 +92,7 @@ def make_offer(
     intent: Intent,
     there: Sequence[Outlet],
     accepted: Sequence[str],
+    tree: SentTree | None,
     *,
     rounds: bool = False,
     pages_within_s: int = 0,
@@ -100,6 +106,7 @@ def make_offer(
         intent: The handover's token, and the id to have there.
         there: What its interfaces are to be connected with.
         accepted: Reason codes that shall not stand in the way.
+        tree: Its root file system, if that goes along.
         rounds: Memory comes in rounds first.
         pages_within_s: More than 0: memory may come when it runs there.
         dry_run: Only the answer is wanted.
@@ -113,6 +120,12 @@ def make_offer(
             f"wherry {far.hello.wherry} on {intent.route.destination} cannot receive containers",
             reason="missing-feature",
         )
+    if tree is not None and "rootfs" not in far.hello.features:
+        raise MigrateError(
+            f"wherry {far.hello.wherry} on {intent.route.destination} cannot take a root file"
+            " system in",
+            reason="missing-feature",
+        )
     metadata = container.metadata
     far.peer.send(
         OfferContainer(
@@ -123,7 +136,7 @@ def make_offer(
             spec=metadata.spec,
             memory_bytes=_memory_of(container.cgroups.pids()),
             outlets=tuple(there),
-            disk_bytes=_disk_of(metadata.overlay),
+            disk_bytes=_disk_of(metadata.overlay) + (0 if tree is None else tree.needed_bytes),
             time_ns=time.time_ns(),
             accepted=tuple(accepted),
             dry_run=dry_run,
@@ -131,8 +144,12 @@ def make_offer(
             overlay=metadata.overlay is not None,
             hash_seed=str((metadata.overlay or {}).get("hash_seed", "")),
             pages_within_s=pages_within_s,
+            rootfs=str(RootfsMode.SHARED if tree is None else tree.mode),
+            rootfs_bases=bases_of(container),
         )
     )
+    if tree is not None:
+        tree.offer(far.peer)
     answer = far.peer.receive_any(Ready, Refuse)
     if isinstance(answer, Refuse):
         raise RefusedError(

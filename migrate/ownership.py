@@ -18,6 +18,7 @@ from migrate.messages import PageState, Phase
 from runtime.container import Container
 from runtime.errors import ContainerError, ContainerNotFoundError, WrongStatusError
 from runtime.process import ProcessRef
+from runtime.received_bundle import received_bundle, remove_bundle
 from runtime.status import Status
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ def abort(root: Path, token: str) -> Phase:
                 other.container_id == cid and name != token and other.phase in unsettled
                 for name, other in entries.items()
             )
-        if not others and _was_made_for_a_handover(root, cid):
+        if cid and not others and _was_made_for_a_handover(root, cid):
             destroy(root, cid)
     return phase
 
@@ -117,7 +118,7 @@ def _was_made_for_a_handover(root: Path, cid: str) -> bool:
         container = Container.load(root, cid, exact=True)
         return container.metadata.frozen_restore
     except ContainerNotFoundError:
-        return False
+        return True  # but perhaps its root file system
     except ContainerError:
         return True  # half created
 
@@ -126,7 +127,7 @@ def destroy(root: Path, cid: str) -> None:
     try:
         Container.load(root, cid, exact=True).destroy(force=True)
     except ContainerNotFoundError:
-        pass
+        remove_bundle(received_bundle(root, cid))
     except ContainerError as exc:
         log.warning("%s: what had arrived of it could not be removed: %s", cid, exc)
 

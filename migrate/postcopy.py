@@ -23,7 +23,6 @@ from formats.errors import ImageCorruptError
 from formats.staged import unpack_ranges
 from migrate.errors import LoginError, MigrateError, ProtocolError, TransportError, UndecidedError
 from migrate.handover import (
-    RETRY_PAUSE_S,
     Intent,
     forgotten,
     give_away,
@@ -43,7 +42,7 @@ from migrate.messages import (
 )
 from migrate.protocol import MAX_DATA_SIZE, Peer
 from migrate.rate_limit import RateLimit
-from migrate.remote import Conversation, talk_to
+from migrate.remote import RETRY_PAUSE_S, Conversation, talk_to
 from runtime.container import Container
 from runtime.engine.dump_memory import read_exactly
 from runtime.engine.ranges import size_of

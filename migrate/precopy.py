@@ -135,6 +135,7 @@ class RoundReport:
         left_bytes: Written to by the end of the round.
         freezes: How often the container stood still for a moment.
         cpu_share: The part of all processors that it was allowed.
+        level: zstd level at the end of the round.
     """
 
     number: int
@@ -148,6 +149,7 @@ class RoundReport:
     left_bytes: int
     freezes: int
     cpu_share: float
+    level: int = 1
 
     @property
     def bytes_per_s(self) -> float:
@@ -284,6 +286,7 @@ def _send_round(
         left_bytes=worker.left(),
         freezes=done["freezes"],
         cpu_share=rounds.cpu_share,
+        level=done["level"],
     )
 
 

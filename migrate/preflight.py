@@ -135,12 +135,12 @@ def _file_problems(offer: OfferContainer) -> list[Refusal]:
     except SpecError as exc:
         return [Refusal(exc.reason, "config.json", str(exc))]
     found = []
-    if not spec.rootfs.is_dir():
+    if offer.rootfs != "all" and not spec.rootfs.is_dir():
         found.append(
             Refusal(
                 "no-rootfs",
                 "root.path",
-                f"there is no directory {spec.rootfs} here; copy the bundle to this host first",
+                f"there is no directory {spec.rootfs} here; send it along with --rootfs all",
             )
         )
     for mount in _bind_mounts(offer.spec):

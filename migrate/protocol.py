@@ -34,6 +34,7 @@ MAX_NOISE = 64  # bytes of a wrong greeting that are shown
 MAX_MESSAGE_SIZE = 4 << 20  # an offer carries the OCI configuration
 MAX_DATA_SIZE = 1 << 20
 READ_SIZE = 1 << 20
+PING_AFTER_S = 15.0
 _FRAME = struct.Struct("<B3xI")
 _ZEROS = b"\0\0\0"
 _MESSAGE, _DATA = 1, 2
@@ -62,6 +63,7 @@ class Peer:
         self._timeout_s = timeout_s
         self._buffer = bytearray()
         self._data_bytes = 0  # received since the last end of data
+        self._spoke = time.monotonic()
         self.sent_bytes = 0
         self.received_bytes = 0
         self.began_ns = time.time_ns()
@@ -97,6 +99,13 @@ class Peer:
                 reason="message-too-large",
             )
         self._channel.write(_FRAME.pack(_MESSAGE, len(payload)) + payload)
+
+    def keep_alive(self) -> None:
+        """Say that we are at work, if the far side has not heard of us for a while."""
+        now = time.monotonic()
+        if now - self._spoke > PING_AFTER_S:
+            self._spoke = now
+            self.send(Ping())
 
     def receive(self, wanted: type[M], *, timeout_s: float | None = None) -> M:
         """The next message, which must be of one type; see `receive_any`."""

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from formats.elsewhere import ElsewhereImageReader
+from formats.errors import Refusal
 from migrate import preflight
 from migrate.errors import MigrateError, ProtocolError
 from migrate.ledger import TOKEN, Entry, advance, open_ledger
@@ -43,6 +44,7 @@ from migrate.page_source import line_for
 from migrate.protocol import DataSource, Peer
 from migrate.receive_query import serve_pager
 from migrate.receive_rounds import LatePlan, options_of
+from migrate.rootfs.bundles import Offered, take_offer
 from runtime.container import Container
 from runtime.creation import CreateRequest
 from runtime.process import ProcessRef
@@ -77,10 +79,17 @@ def receive_container(
     """
     if not TOKEN.fullmatch(offer.token):
         raise ProtocolError("the token of the offer is malformed")
+    rootfs = take_offer(peer, offer, root)
+    if os.geteuid() != 0:
+        sentence = "wherry runs there without root's rights; try --remote-command 'sudo wherry'"
+        peer.send(Refuse.of([Refusal("not-root", os.uname().nodename, sentence)]))
+        return
     origin = f"{source.hostname}:{offer.source_id}"
     if not offer.dry_run:
         clear_stale(root, offer.container_id, origin)
     refusals = preflight.obstacles(root, offer, source, asked_ns=peer.began_ns)
+    if rootfs is not None:
+        refusals += rootfs.obstacles(peer)
     if refusals:
         peer.send(Refuse.of(refusals))
         return
@@ -90,7 +99,7 @@ def receive_container(
     _enter(root, offer, origin)
     try:
         peer.send(Ready())
-        _prepare(peer, offer, root)
+        _prepare(peer, offer, root, rootfs)
         decision = peer.receive(Commit, timeout_s=COMMIT_TIMEOUT_S)
         if decision.token != offer.token:
             raise ProtocolError("the commit is for another handover")
@@ -140,16 +149,21 @@ def _enter(root: Path, offer: OfferContainer, origin: str) -> None:
         )
 
 
-def _prepare(peer: Peer, offer: OfferContainer, root: Path) -> None:
+def _prepare(peer: Peer, offer: OfferContainer, root: Path, rootfs: Offered | None) -> None:
+    tree = None if rootfs is None else rootfs.take(peer)
     started = time.monotonic_ns()
     plan: Restoring
     if offer.rounds:
-        late = LatePlan(peer, offer, line_for(offer, root))
+        late = LatePlan(peer, offer, tree, line_for(offer, root))
         plan, spec, bundle, overlay = late, late.spec, late.bundle, late.overlay
     else:
+        if tree is not None:
+            tree.take_changes(peer)
         early = _early_plan(peer, offer, root)
         early.handover = offer.token
         plan, spec, bundle, overlay = early, early.spec, early.bundle, early.overlay
+    if rootfs is not None:
+        spec, bundle = rootfs.relocated(spec, bundle)
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     try:
         # Its standard streams lead nowhere here: what they led to stayed at the source.

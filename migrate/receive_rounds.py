@@ -30,6 +30,7 @@ from runtime.restore_container import RestorePlan, hash_seed_of, plan_from_reade
 
 if TYPE_CHECKING:
     from migrate.page_source import PageLine
+    from migrate.rootfs.receiving import TakenTree
     from runtime.metadata import ExecSession
     from runtime.sandbox.cgroups import Cgroups
     from runtime.sandbox.descriptors import Stdio
@@ -56,6 +57,7 @@ class LatePlan:
     Args:
         peer: The source, which waits for its rounds to be taken in.
         offer: What it has said of the container.
+        tree: Its root file system, of which changes may come after the rounds.
         far: Asks for memory that neither the rounds nor the image bring.
 
     Attributes:
@@ -65,8 +67,11 @@ class LatePlan:
         RefusedError: The configuration cannot be restored as it is.
     """
 
-    def __init__(self, peer: Peer, offer: OfferContainer, far: PageLine | None = None) -> None:
+    def __init__(
+        self, peer: Peer, offer: OfferContainer, tree: TakenTree | None, far: PageLine | None
+    ) -> None:
         self._peer = peer
+        self._tree = tree
         self._offer = offer
         self._far = far
         saved = offer.spec if isinstance(offer.spec, dict) else {}
@@ -101,6 +106,8 @@ class LatePlan:
         """Take the rounds in, then the image, and build as `RestorePlan.build` does."""
         staged = take_rounds(self._peer, self._offer)
         try:
+            if self._tree is not None:
+                self._tree.take_changes(self._peer)
             plan = self._plan(staged)
             init = plan.build(
                 overlay=overlay,

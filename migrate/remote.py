@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from migrate.ssh import Ask, SshChannel
 
 ANSWER_TIMEOUT_S = 120.0  # for a far side that restores gigabytes in silence
+RETRY_FOR_S = 30.0  # how long to look for a host when the connection broke
+RETRY_PAUSE_S = 0.5
 NO_SUCH_COMMAND = 127  # a shell's exit status
 
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from migrate.precopy import Mode, RoundReport
+from migrate.rootfs.sending import RootfsReport
 
 
 @dataclass(slots=True)
@@ -34,6 +35,10 @@ class MigrateReport:
         staged_bytes: The part of memory_bytes that had come in rounds and was still right.
         last_bytes: The other part, which travelled in the downtime.
         last_sent_bytes: Bytes that travelled in the downtime.
+        level: zstd level that most bytes were compressed at, see `formats.adaptive`.
+        link_bytes_per_s: What the line took at the last measurement; 0 when too little was sent.
+        compress_bytes_per_s: Memory that could be compressed at that level, the same.
+        rootfs: How its root file system went along.
         later_bytes: With post-copy: the part of memory_bytes that travelled when it ran there.
         later_sent_bytes: Bytes that travelled then.
         faults: How often the program had to wait for memory then.
@@ -61,6 +66,10 @@ class MigrateReport:
     staged_bytes: int = 0
     last_bytes: int = 0
     last_sent_bytes: int = 0
+    level: int = 1
+    link_bytes_per_s: float = 0.0
+    compress_bytes_per_s: float = 0.0
+    rootfs: RootfsReport = field(default_factory=RootfsReport)
     later_bytes: int = 0
     later_sent_bytes: int = 0
     faults: int = 0

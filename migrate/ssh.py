@@ -268,7 +268,8 @@ def _dial(
         *others, last = settings.proxy_jump.split(",")
         jump, port = _jump_of(last)
         through = {"proxyjump": ",".join(others)} if others else {}
-        jump_options = SshOptions(port, options.identities, (), through, options.config)
+        known_hosts = options.known_hosts
+        jump_options = SshOptions(port, options.identities, known_hosts, through, options.config)
         below = connect(jump, jump_options, ask=ask, depth=depth + 1)
         return below, below.forward(settings.host, settings.port)
     if settings.proxy_command is not None:

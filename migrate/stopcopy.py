@@ -20,7 +20,6 @@ from formats.errors import WherryError
 from migrate.dump_worker import DumpWorker
 from migrate.errors import MigrateError, RemoteError, TransportError
 from migrate.handover import (
-    RETRY_FOR_S,
     Intent,
     decide,
     give_away,
@@ -52,8 +51,11 @@ from migrate.precopy import (
 )
 from migrate.protocol import DataSink
 from migrate.rate_limit import RateLimit
-from migrate.remote import Conversation, Route, talk_to
+from migrate.remote import RETRY_FOR_S, Conversation, Route, talk_to
 from migrate.report import MigrateReport
+from migrate.rootfs.modes import RootfsMode
+from migrate.rootfs.outgoing import tree_of
+from migrate.rootfs.sending import SentTree
 from migrate.transport import Buffer
 from runtime.container import Container
 from runtime.engine.api import CheckpointOptions, Progress, no_progress
@@ -81,6 +83,7 @@ def migrate(
     accepted: Sequence[str] = (),
     mode: Mode | None = None,
     limits: RoundLimits | None = None,
+    rootfs: RootfsMode = RootfsMode.SHARED,
 ) -> MigrateReport:
     """Move a running container to another host.
 
@@ -98,6 +101,7 @@ def migrate(
         accepted: Reason codes of `migrate.preflight.ACCEPTABLE` that shall not stand in the way.
         mode: How its memory is to travel; None for the best that both hosts can do.
         limits: Of the rounds of pre-copy.
+        rootfs: How its root file system is to go along.
 
     Raises:
         RefusedError: It cannot be moved, and every reason why; nothing was touched.
@@ -117,19 +121,23 @@ def migrate(
         limits = replace(limits, stubborn=STUBBORN_WITH_POSTCOPY)
     mode = possible_here(mode, report)
     # The worker is forked first, while this process has no threads.
-    with (
-        DumpWorker(container, options) as worker,
-        talk_to(route, ask) as far,
-    ):
+    with contextlib.ExitStack() as opened:
+        worker = opened.enter_context(DumpWorker(container, options))
+        tree = tree_of(container, rootfs, partial(_limited, bytes_per_s))
+        far = opened.enter_context(talk_to(route, ask))
         intent = Intent(secrets.token_hex(16), report.container_id, route, time.time())
         began = time.monotonic_ns()
         report.mode = mode = possible_there(mode, far, limits, report)
         waits = mode.sends_later or may_switch(mode, limits)
         wait_s = patience_s(retry_for_s) if waits else 0
         make_offer(
-            far, container, intent, there, accepted, rounds=mode.has_rounds, pages_within_s=wait_s
+            *(far, container, intent, there, accepted, tree),
+            rounds=mode.has_rounds,
+            pages_within_s=wait_s,
         )
-        handover = _Handover(container, intent, far, worker, report, ask)
+        if tree is not None:
+            report.rootfs = tree.report
+        handover = _Handover(container, intent, far, worker, report, ask, tree)
         handover.run(bytes_per_s, progress, retry_for_s, limits)
         report.total_ns = time.monotonic_ns() - began
     return report
@@ -146,7 +154,9 @@ class _Handover:
         worker: DumpWorker,
         report: MigrateReport,
         ask: Ask | None,
+        tree: SentTree | None,
     ) -> None:
+        self._tree = tree
         self._container = container
         self._intent = intent
         self._far = far
@@ -165,6 +175,8 @@ class _Handover:
         with self._container.operation() as status:
             try:
                 require_status(self._container.id, status, "migrate", Status.RUNNING)
+                if self._tree is not None:
+                    self._tree.send(self._far.peer)
                 if self._report.mode.has_rounds:
                     self._send_rounds(bytes_per_s, progress, limits)
                 self._stream(bytes_per_s, progress)
@@ -225,9 +237,12 @@ class _Handover:
         peer, report = self._far.peer, self._report
         sink = DataSink(peer)
         write = _limited(bytes_per_s, sink.write)
+        frozen: Callable[[], object] = _nothing
+        if self._tree is not None:
+            frozen, write = self._tree.before_the_image(peer, write)
         with peer.explaining():
             later = report.mode.sends_later
-            dumped = self._worker.dump(write, progress, sink.flush, postcopy=later)
+            dumped = self._worker.dump(write, progress, sink.flush, frozen, postcopy=later)
             report.last_sent_bytes = sink.finish()
         sent = time.monotonic_ns()
         prepared = peer.receive(Prepared)
@@ -237,6 +252,8 @@ class _Handover:
         report.dump_ns = int(dumped["collect_ns"]) + int(dumped["write_ns"])
         report.transfer_ns = sent - self._began - report.freeze_ns
         report.restore_ns = self._prepared - sent
+        for name, value in dumped["compression"].items():
+            setattr(report, name, value)
         report.last_bytes = int(dumped["memory_bytes"])
         report.staged_bytes = int(dumped["staged_bytes"])
         report.later_bytes = int(dumped["later_bytes"])
@@ -333,6 +350,10 @@ def _limited(
     bytes_per_s: float | None, write: Callable[[Buffer], object]
 ) -> Callable[[Buffer], object]:
     return write if bytes_per_s is None else RateLimit(write, bytes_per_s).write
+
+
+def _nothing() -> None:
+    pass
 
 
 def _first_line(exc: BaseException) -> str:

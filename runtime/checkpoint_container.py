@@ -32,13 +32,23 @@ from runtime.status import Status, require_status
 from runtime.worker import run_in_worker
 
 if TYPE_CHECKING:
-    from formats.statefile import ImageWriter, StateFile
+    from formats.sealed_file import Cipher, SealedSink
+    from formats.statefile import ImageWriter, Sink, StateFile
     from runtime.container import Container
+    from runtime.engine.incremental import Incremental
     from runtime.engine.precopy import PreCopy
+    from runtime.kept_tracking import Following
 
 
 class Carrier(Protocol):
-    """What a checkpoint writes its image into. Used in the worker alone, from begin to end."""
+    """What a checkpoint writes its image into. Used in the worker alone, from begin to end.
+
+    Attributes:
+        place: Names the store whose `ExternalImageWriter` it opens; empty for one that cannot take
+            memory ahead.
+    """
+
+    place: str
 
     def opened(self) -> contextlib.AbstractContextManager[ImageWriter]:
         """The writer, before anything is frozen; leaving the block gives up what is not there."""
@@ -50,6 +60,16 @@ class Carrier(Protocol):
         """Make the image appear; what the report of the checkpoint says of it."""
 
 
+class Sealer(Protocol):
+    """Encrypts one state file."""
+
+    def seal(self, sink: Sink, /) -> SealedSink:
+        """What seals an image into *sink*."""
+
+    def unlock(self, table: bytes, /) -> Cipher:
+        """How that file is read again (formats.sealed_file.Unlock)."""
+
+
 def checkpoint(
     container: Container,
     path: Path,
@@ -58,6 +78,7 @@ def checkpoint(
     progress: Progress,
     options: CheckpointOptions | None = None,
     sign: Callable[[bytes], bytes] | None = None,
+    sealer: Sealer | None = None,
 ) -> dict[str, Any]:
     """Save a container to a state file.
 
@@ -68,6 +89,7 @@ def checkpoint(
         progress: Called while it works.
         options: What may be saved although the program, or a peer outside, may notice.
         sign: Signs the image (formats.signature).
+        sealer: Encrypts the file; nothing else ever reaches the disk.
 
     Returns:
         A report: what engine.api.DumpReport says, and the image's sizes.
@@ -78,7 +100,7 @@ def checkpoint(
         CheckpointError, ImageWriteError: It failed; the container goes on, no file has appeared.
         Interrupted: We were told to stop; the same holds.
     """
-    carrier = _FileCarrier(path, sign)
+    carrier = _FileCarrier(path, sign, sealer)
     return checkpoint_into(
         container, carrier, leave_running=leave_running, progress=progress, options=options
     )
@@ -130,10 +152,26 @@ def _save(
     progress: Progress,
     options: CheckpointOptions,
 ) -> dict[str, Any]:
-    with carrier.opened() as writer:
+    with carrier.opened() as writer, contextlib.ExitStack() as held:
+        follows: Following | None = None
+        if carrier.place and leave_running and not container.cgroups.frozen:
+            from formats.external import ExternalImageWriter
+            from runtime.kept_tracking import following
+
+            assert isinstance(writer, ExternalImageWriter)
+            progress("memory", 0, 0)
+            follows = held.enter_context(following(container, writer, carrier.place))
         with (
             NetworkHold() as hold,
-            dumping(container, writer, progress, options, hold, goes_on=leave_running) as report,
+            dumping(
+                container,
+                writer,
+                progress,
+                options,
+                hold,
+                goes_on=leave_running,
+                incremental=None if follows is None else follows.incremental,
+            ) as report,
         ):
             if not leave_running:
                 # Nothing is killed before its image can be read and is on the disk; and when it is,
@@ -148,38 +186,55 @@ def _save(
         if leave_running:
             # Writing to the disk takes its time; the program need not wait for that.
             committed = carrier.commit(report)
+            if follows is not None:
+                follows.leave()
+                committed["tracking"] = follows.report()
     return {**dataclasses.asdict(report), **committed}
 
 
 class _FileCarrier:
     """A state file."""
 
-    def __init__(self, path: Path, sign: Callable[[bytes], bytes] | None) -> None:
+    place = ""
+
+    def __init__(
+        self, path: Path, sign: Callable[[bytes], bytes] | None, sealer: Sealer | None
+    ) -> None:
         self._path = path
         self._sign = sign
+        self._sealer = sealer
         self._file: StateFile | None = None
+        self._sealed: SealedSink | None = None
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[ImageWriter]:
         from formats.statefile import ImageWriter, StateFile
 
-        with (
-            StateFile(self._path) as self._file,
-            ImageWriter(self._file, sign=self._sign) as writer,
-        ):
-            yield writer
+        with StateFile(self._path) as self._file:
+            if self._sealer is not None:
+                self._sealed = self._sealer.seal(self._file)
+            with ImageWriter(self._sealed or self._file, sign=self._sign) as writer:
+                yield writer
 
     def verify(self, progress: Progress) -> None:
         from formats.statefile import verify_file
 
         assert self._file is not None
+        self._complete()
+        unlock = None if self._sealer is None else self._sealer.unlock
         with _syncing(self._file):
-            verify_file(f"/proc/self/fd/{self._file.fileno()}", decode=False)
+            verify_file(f"/proc/self/fd/{self._file.fileno()}", decode=False, unlock=unlock)
 
     def commit(self, report: DumpReport) -> dict[str, Any]:
         assert self._file is not None
+        self._complete()
         self._file.commit()
         return {"image": str(self._path), "image_bytes": self._path.stat().st_size}
+
+    def _complete(self) -> None:
+        if self._sealed is not None:
+            self._sealed.finish()
+            self._sealed = None
 
 
 @contextlib.contextmanager
@@ -219,13 +274,14 @@ def dumping(
     goes_on: bool = False,
     precopy: PreCopy | None = None,
     postcopy: bool = False,
+    incremental: Incremental | None = None,
 ) -> Iterator[DumpReport]:
     """Write a container's image; the ``with`` block runs while the container is frozen.
 
     The caller holds the operation lock and runs in a process that nobody kills lightly. On the
     way out the container goes on unless the block has killed it or it was paused before. *hold* is
-    the caller's, for it may outlast the block. *precopy* has sent memory before; with *postcopy*
-    some is left out, to be asked for later.
+    the caller's, for it may outlast the block. *precopy* has sent memory before, or *incremental*
+    has put it into *writer*; with *postcopy* some is left out, to be asked for later.
 
     Raises:
         RefusedError, CheckpointError, ImageWriteError: As engine.dump.dumped.
@@ -236,7 +292,13 @@ def dumping(
     with (
         freeze_lease(container.directory),
         dumped(
-            target, writer, progress, goes_on=goes_on, precopy=precopy, postcopy=postcopy
+            target,
+            writer,
+            progress,
+            goes_on=goes_on,
+            precopy=precopy,
+            postcopy=postcopy,
+            incremental=incremental,
         ) as report,
     ):
         yield report

@@ -24,6 +24,7 @@ from runtime.state_root import find_directory, ids
 from runtime.status import Status, require_status
 
 if TYPE_CHECKING:
+    from runtime.checkpoint_container import Sealer
     from runtime.creation import CreateRequest
     from runtime.engine.api import CheckpointOptions
     from runtime.exec_session import ExecHandle, ExecRequest
@@ -341,6 +342,7 @@ class Container:
         progress: Progress | None = None,
         options: CheckpointOptions | None = None,
         sign: Callable[[bytes], bytes] | None = None,
+        sealer: Sealer | None = None,
     ) -> dict[str, Any]:
         """Save the program to a state file; then it stops, unless *leave_running* is set.
 
@@ -356,6 +358,7 @@ class Container:
             progress=progress or no_progress,
             options=options,
             sign=sign,
+            sealer=sealer,
         )
 
     def wait(self) -> int:

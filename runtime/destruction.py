@@ -21,6 +21,8 @@ from runtime.kernel import mount
 from runtime.metadata import STATE_FILE, STATE_LOCK, Metadata
 from runtime.monitor_client import MonitorClient, MonitorGoneError
 from runtime.process import ProcessRef
+from runtime.received_bundle import remove_received
+from runtime.removal import remove_tree
 from runtime.sandbox import own_file_system
 from runtime.sandbox.cgroups import Cgroups
 
@@ -57,6 +59,7 @@ def tear_down(directory: Path, metadata: Metadata | None) -> None:
         # Not known to be ours, and not empty: then they are another container's.
         if metadata.cgroups_made or not cgroups.pids():
             cgroups.destroy()
+    remove_received(directory, metadata)
     _remove_directory(directory)
 
 
@@ -195,34 +198,11 @@ def _remove_directory(directory: Path) -> None:
         if entry.name == trash.name:
             continue
         if entry.is_dir(follow_symlinks=False):
-            _remove_tree(Path(entry.path), trash, device)
+            remove_tree(Path(entry.path), trash, device)
         else:
             if entry.name == STATE_FILE:
-                _remove_tree(trash, directory, device)
+                remove_tree(trash, directory, device)
             Path(entry.path).unlink(missing_ok=True)
     if trash.exists():
-        _remove_tree(trash, directory, device)
+        remove_tree(trash, directory, device)
     directory.rmdir()
-
-
-def _remove_tree(tree: Path, trash: Path, device: int) -> None:
-    """Remove a directory with all that is in it, but never enter another file system.
-
-    A container can nest directories deeper than a path may be long or Python may recurse. So each
-    subdirectory is moved to *trash* before its own turn, and no path ever grows.
-    """
-    queue, count = [tree], 0
-    while queue:
-        directory = queue.pop()
-        if directory.lstat().st_dev != device:
-            raise ContainerError(f"{directory} is still mounted", reason="still-mounted")
-        with os.scandir(directory) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    count += 1
-                    moved = trash / f".{os.getpid()}.{count}"
-                    Path(entry.path).rename(moved)
-                    queue.append(moved)
-                else:
-                    Path(entry.path).unlink(missing_ok=True)
-        directory.rmdir()

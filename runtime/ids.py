@@ -10,6 +10,8 @@ from runtime.errors import AmbiguousIdError, ContainerError, ContainerNotFoundEr
 
 # runc's and runsc's rule. "." and ".." fit the pattern but are no names for a directory.
 _VALID_ID = re.compile(r"[\w+.-]+", re.ASCII)
+BUNDLES = ".bundles"
+"""What in a state root is no container: bundles that came from other hosts."""
 _MAX_LENGTH = 255 - len(".lock")
 
 # fmt: off
@@ -32,7 +34,7 @@ def validate_id(cid: str) -> None:
     Raises:
         ContainerError: With the reason ``invalid-id``.
     """
-    if not _VALID_ID.fullmatch(cid) or cid in (".", "..") or len(cid) > _MAX_LENGTH:
+    if not _VALID_ID.fullmatch(cid) or cid in (".", "..", BUNDLES) or len(cid) > _MAX_LENGTH:
         raise ContainerError(
             f"container id {cid!r} is not valid, use letters, digits and any of _ + . -",
             reason="invalid-id",

@@ -20,6 +20,10 @@ started                                              ``{}`` when the init has be
 lease                                                ``{}``; then the lease lasts until ``release``,
                                                      and a lost connection means: thaw
 release                                              ``{}``
+keep      ``tracking`` (kept_tracking.py) and its    ``{}``; the monitor holds them until they are
+          descriptors; or None, and ``why``          taken, or another command takes a lease
+take                                                 ``{"tracking": …}`` with the descriptors; None
+                                                     and ``why`` when there are none
 destroy                                              ``{}`` when everything was killed; the monitor
                                                      then removes the cgroups and ends
 ========  =========================================  ==============================================
@@ -108,6 +112,9 @@ class Monitor:
         self._sessions = {session.process.pid: session for session in sessions}
         self._strangers: dict[int, _Client] = {}  # pidfd of somebody else's child -> who waits
         self._clients: dict[int, _Client] = {}
+        self._tracking: dict[str, Any] | None = None
+        self._tracking_fds: list[int] = []
+        self._why_none = "no snapshot was taken before"
         self._selector = selectors.EpollSelector()
         self._listener = listen(directory / SOCKET_NAME)
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -254,6 +261,8 @@ class Monitor:
                 "started": self._op_started,
                 "lease": self._op_lease,
                 "release": self._op_release,
+                "keep": self._op_keep,
+                "take": self._op_take,
                 "destroy": self._op_destroy,
             }[message["op"]]
             handler(client, message)
@@ -335,11 +344,39 @@ class Monitor:
 
     def _op_lease(self, client: _Client, _message: dict[str, Any]) -> None:
         client.has_lease = True
+        # Who saves the container now would find memory that somebody tracks.
+        self._drop_tracking("it was saved or migrated in another way since")
         self._answer(client, {})
 
     def _op_release(self, client: _Client, _message: dict[str, Any]) -> None:
         client.has_lease = False
         self._answer(client, {})
+
+    def _op_keep(self, client: _Client, message: dict[str, Any]) -> None:
+        self._drop_tracking("")
+        self._tracking_fds = client.line.take_fds()
+        self._tracking = message["tracking"]
+        self._why_none = message["why"]
+        self._answer(client, {})
+
+    def _op_take(self, client: _Client, _message: dict[str, Any]) -> None:
+        try:
+            client.line.send(
+                {"tracking": self._tracking, "why": self._why_none}, self._tracking_fds
+            )
+        except OSError:
+            self._drop(client)
+        # It is theirs now: what they learn from it is news only once.
+        self._drop_tracking("the last snapshot failed")
+
+    def _drop_tracking(self, why: str) -> None:
+        """Let go of what tracks the container's memory; the kernel then takes that back."""
+        if self._tracking is not None:
+            self._why_none = why
+        for fd in self._tracking_fds:
+            os.close(fd)
+        self._tracking_fds = []
+        self._tracking = None
 
     def _op_destroy(self, client: _Client, _message: dict[str, Any]) -> None:
         # Asked by those who have lost the record, in which the cgroups' names stand.

@@ -71,6 +71,10 @@ class MonitorClient:
             raise error_from_json(answer["error"])
         return answer
 
+    def take_fds(self) -> list[int]:
+        """The descriptors that came with answers; the caller closes them."""
+        return self._line.take_fds()
+
     def close(self) -> None:
         """Hang up; a lease that was not released is lost by that."""
         self._line.close()

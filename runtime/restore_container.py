@@ -34,6 +34,7 @@ from runtime.process import ProcessRef
 from runtime.sandbox.restore_stub import RestoreStub
 
 if TYPE_CHECKING:
+    from formats.sealed_file import Unlock
     from runtime.engine.lazy.process import Surroundings
     from runtime.engine.lazy.source import FarSource
     from runtime.engine.staging import StagedMemory
@@ -301,6 +302,7 @@ def plan_restore(
     options: RestoreOptions | None = None,
     *,
     judge: Callable[[FileIO], Signed] | None = None,
+    unlock: Unlock | None = None,
 ) -> RestorePlan:
     """Open a state file and judge whether it can be restored here.
 
@@ -312,6 +314,7 @@ def plan_restore(
         options: What the caller gives or allows.
         judge: Looks at the file before anything of it is used and raises, or says which signature
             it must have.
+        unlock: Finds the key of an encrypted file.
 
     Raises:
         ImageError: The file is no image, damaged, or of a newer version.
@@ -323,7 +326,7 @@ def plan_restore(
         from runtime.spec import load_spec
 
         spec = load_spec(bundle).raw
-    source = open_image(path)
+    source = open_image(path, unlock)
     try:
         signed = None if judge is None else judge(source)
         if options is not None and options.lazy:

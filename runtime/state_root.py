@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from runtime.errors import ContainerError, ContainerNotFoundError
-from runtime.ids import find_id
+from runtime.ids import BUNDLES, find_id
 from runtime.metadata import Metadata, OperationLock, read_metadata
 
 
@@ -14,9 +14,10 @@ def ids(root: Path) -> list[str]:
     """The ids under a state root, in order; none when there is no such root."""
     try:
         with os.scandir(root) as entries:
-            return sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
+            found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
     except FileNotFoundError:
         return []
+    return sorted(name for name in found if name != BUNDLES)
 
 
 def find_directory(root: Path, cid: str, *, exact: bool = False) -> Path:

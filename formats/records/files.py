@@ -316,6 +316,51 @@ class Inotify:
     owner: Owner | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FanotifyMark:
+    """One fanotify(7) mark.
+
+    Attributes:
+        kind: "inode", "mount" or "filesystem".
+        path: What it is on, in the container; of a mount or file system, its top.
+        mask: Events.
+        ignored: Events that are ignored.
+        flags: ``FAN_MARK_*`` that qualify it.
+        file_id: Where the path does not tell: a file of it, else 0.
+    """
+
+    kind: str
+    path: str
+    mask: int
+    ignored: int
+    flags: int
+    file_id: int = 0
+
+
+@record("file-fanotify")
+@dataclass(frozen=True, slots=True)
+class Fanotify:
+    """A fanotify(7) group.
+
+    Attributes:
+        file_id: Id.
+        flags: open(2) flags.
+        init_flags: ``FAN_*`` that it was made with.
+        event_flags: open(2) flags of the descriptors that come with events.
+        privileged: Whether its owner had CAP_SYS_ADMIN, on which it depends what events tell.
+        marks: What it watches.
+        owner: SIGIO's, or None.
+    """
+
+    file_id: int
+    flags: int
+    init_flags: int
+    event_flags: int
+    privileged: bool
+    marks: tuple[FanotifyMark, ...]
+    owner: Owner | None = None
+
+
 @record("file-external")
 @dataclass(frozen=True, slots=True)
 class ExternalFile:

@@ -52,6 +52,7 @@ class Terminal:
         terminal_id: Id.
         index: N of /dev/pts/N; -1 for any, when only hung-up descriptors of /dev/tty are left.
         devpts: Where its devpts is mounted in the container.
+        fs_id: Of that file system, where a program has mounted it; 0 for the sandbox's.
         master: "open"; "closed", and the slave's descriptors hung up; "console" when it is
             outside and this is the container's console.
         slave_closed: Whether the slave was open, and is not any more: the master reads EIO.
@@ -90,6 +91,7 @@ class Terminal:
     foreground: int = 0
     strangers: tuple[int, ...] = ()
     queue: TerminalQueue | None = None
+    fs_id: int = 0
 
 
 @record("file-terminal")

@@ -104,6 +104,10 @@ class UnixSocket:
         socket_gid: Group of the socket itself.
         owner: SIGIO's, or None.
         ns_id: Network namespace that it belongs to; 0 for the sandbox's.
+        mount_id: The `formats.records.mounts.MountPoint` that its file is on, where the path alone
+            does not tell; else 0.
+        inner: Then, the file's path relative to the top of that mount.
+        hidden: Then, whether something is mounted over it.
     """
 
     file_id: int
@@ -131,3 +135,6 @@ class UnixSocket:
     socket_gid: int = 0
     owner: Owner | None = None
     ns_id: int = 0
+    mount_id: int = 0
+    inner: str = ""
+    hidden: bool = False

@@ -19,6 +19,7 @@ from migrate.cli.late_progress import late_progress
 from runtime.errors import ContainerError
 
 if TYPE_CHECKING:
+    from formats.sealed_file import Unlock
     from formats.signature import Signed
     from migrate.cli.store_options import Place
     from runtime.creation import CreateRequest
@@ -45,6 +46,7 @@ class CreateOptions:
     give: RestoreOptions | None = None
     verify_key: tuple[Path, ...] = ()  # one of these must have signed the image
     snapshot: tuple[Place, str] | None = None  # a store and what is to be restored from it
+    place: Place | None = None  # names the secret of an encrypted file
 
 
 _OPTIONS = (
@@ -139,8 +141,14 @@ def request_from(
     if options.restore is not None:
         from runtime.restore_container import plan_restore
 
-        judge = _signature_judge(options.verify_key)
-        plan = plan_restore(options.restore, options.bundle, cid, _given(options), judge=judge)
+        plan = plan_restore(
+            options.restore,
+            options.bundle,
+            cid,
+            _given(options),
+            judge=_signature_judge(options.verify_key),
+            unlock=_unlock(options.restore, options.place),
+        )
     elif options.snapshot is not None:
         plan = _plan_snapshot(options.snapshot, options, cid)
     if plan is not None:
@@ -196,6 +204,27 @@ def _plan_snapshot(reference: tuple[Place, str], options: CreateOptions, cid: st
             _given(options),
             verify_keys=_verify_keys(options.verify_key),
         )
+
+
+def _unlock(path: Path, place: Place | None) -> Unlock:
+    """What finds the key of a state file.
+
+    Raises:
+        StoreError: A secret is named, and the file is not encrypted: whoever names one expects that
+            only its holders can have made the file.
+    """
+    from migrate.cli.store_options import Place
+
+    if place is not None and place.names_secret:
+        from formats.statefile import is_sealed, open_image
+        from migrate.errors import StoreError
+
+        with open_image(path) as source:
+            if not is_sealed(source):
+                raise StoreError(
+                    f"{path}: a secret is given, and the file is not encrypted", reason="store-key"
+                )
+    return (place or Place(None)).unlock_file(path)
 
 
 def _signature_judge(key_files: tuple[Path, ...]) -> Callable[[FileIO], Signed] | None:

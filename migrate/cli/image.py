@@ -60,7 +60,7 @@ def inspect(place: Place, text: str, as_json: bool) -> None:
             report = read_snapshot_report(subject.name, subject.reader, subject.stored_size)
         else:
             assert subject.path is not None
-            report = read_report(subject.path)
+            report = read_report(subject.path, subject.unlock)
     if as_json:
         click.echo(json.dumps(report_as_json(report), indent=2))
         return

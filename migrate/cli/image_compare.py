@@ -49,7 +49,7 @@ def _metas(subject: Subject, other: Subject) -> Iterable[ChunkMeta]:
     if isinstance(other.reader, ExternalImageReader):
         return other.reader.cut(subject.reader)
     assert subject.path is not None
-    with open_image(subject.path) as source:
+    with open_image(subject.path, subject.unlock) as source:
         return [entry.meta for entry in ImageIndex(source).for_each_entry()]
 
 

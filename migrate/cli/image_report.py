@@ -22,6 +22,7 @@ from formats.records.files import DeletedFile, ExternalFile, Inode, MemFd, Pipe,
 from formats.records.image import Host, Image
 from formats.records.memory import AddressSpace, SharedMemory
 from formats.records.task import Process
+from formats.sealed_file import Unlock
 from formats.statefile import ImageReader, open_image
 
 _REGULAR = 0o100000  # S_IFREG, <sys/stat.h>
@@ -123,13 +124,13 @@ class ImageReport:
         return _text(path) or self.kind_of_file[file_id]
 
 
-def read_report(path: Path) -> ImageReport:
-    """Read what a state file says about itself.
+def read_report(path: Path, unlock: Unlock | None = None) -> ImageReport:
+    """Read what a state file says about itself; *unlock* finds the key of an encrypted one.
 
     Raises:
         ImageError: It cannot be read, or is damaged in what was read.
     """
-    with open_image(path) as source:
+    with open_image(path, unlock) as source:
         reader = ImageReader(source)
         records = _read_records(reader)
         try:

@@ -12,6 +12,7 @@ from formats.statefile import ImageReader, open_image
 from migrate.cli.store_options import Place, at_reference, opened
 
 if TYPE_CHECKING:
+    from formats.sealed_file import Unlock
     from formats.statefile import Source
     from migrate.store.config import Operation
     from migrate.store.snapshots import Snapshot
@@ -30,6 +31,7 @@ class Subject:
         size: Bytes of the file; of a snapshot's contents, plain.
         path: The state file, or None.
         stored_size: Of a snapshot: the bytes that a chunk of this name takes in the store.
+        unlock: Finds the key of a state file.
         naming: How its chunks are named: only images of the same naming can be compared.
     """
 
@@ -39,6 +41,7 @@ class Subject:
     path: Path | None = None
     stored_size: Callable[[bytes], int] = lambda _: 0
     naming: bytes = b""
+    unlock: Unlock | None = None
 
 
 @contextlib.contextmanager
@@ -57,9 +60,10 @@ def open_subject(
     """
     path = Path(text)
     if path.exists() or _looks_like_a_file(text, place):
-        with open_image(path) as source:
+        unlock = place.unlock_file(path)
+        with open_image(path, unlock) as source:
             reader = ImageReader(_Counting(source, on_bytes), name=path.name)
-            yield Subject(str(path), reader, path.stat().st_size, path)
+            yield Subject(str(path), reader, path.stat().st_size, path, unlock=unlock)
         return
     from migrate.store.config import Operation
     from migrate.store.reading import open_snapshot

@@ -15,12 +15,13 @@ from migrate.cli.progress import progress_display
 from migrate.cli.ssh_options import ask_person, ssh_options
 from migrate.destination import Destination
 from migrate.errors import MigrateError
-from migrate.handover import RETRY_FOR_S, Intent, intent_of, settle
+from migrate.handover import Intent, intent_of, settle
 from migrate.messages import Answer, PageState, Phase, Wish
 from migrate.precopy import DEFAULT_ROUNDS, Mode, OnNoConvergence, RoundLimits, parse_downtime
 from migrate.preflight import ACCEPTABLE
 from migrate.rate_limit import parse_rate
-from migrate.remote import Route
+from migrate.remote import RETRY_FOR_S, Route
+from migrate.rootfs.modes import RootfsMode
 from runtime.errors import RefusedError
 
 if TYPE_CHECKING:
@@ -97,6 +98,14 @@ _ENDED = {
     help="Draw a timeline of the migration.",
 )
 @click.option(
+    "--rootfs",
+    type=click.Choice([mode.value for mode in RootfsMode]),
+    default=RootfsMode.SHARED.value,
+    show_default=True,
+    help="What becomes of its root file system: the same one is over there (shared); a copy is"
+    " over there, compare it (present) or make it equal (changed); send it (all).",
+)
+@click.option(
     "--retry-for",
     metavar="SECONDS",
     type=click.FloatRange(0),
@@ -146,6 +155,7 @@ def command(
     on_no_convergence: str,
     bwlimit: str | None,
     plot: Path | None,
+    rootfs: str,
     retry_for: float,
     networks: tuple[str, ...],
     accepted: tuple[str, ...],
@@ -194,7 +204,7 @@ def command(
         )
     network, route = _network(networks), route_to(target)
     if dry_run:
-        return _preview(container, route, rename, network, accepted, as_json)
+        return _preview(container, route, rename, network, accepted, RootfsMode(rootfs), as_json)
     limits = RoundLimits(rounds, parse_downtime(max_downtime), OnNoConvergence(on_no_convergence))
     wanted = None if mode is None else Mode(mode)
     limit = None if bwlimit is None else parse_rate(bwlimit)
@@ -214,6 +224,7 @@ def command(
             accepted=accepted,
             mode=wanted,
             limits=limits,
+            rootfs=RootfsMode(rootfs),
         )
     for warning in report.warnings:
         click.echo(f"wherry: warning: {warning}", err=True)
@@ -243,12 +254,19 @@ def _preview(
     rename: str | None,
     network: dict[str, str],
     accepted: tuple[str, ...],
+    rootfs: RootfsMode,
     as_json: bool,
 ) -> int:
     from migrate.offer import obstacles
 
     found = obstacles(
-        container, route, rename=rename, ask=ask_person, network=network, accepted=accepted
+        container,
+        route,
+        rename=rename,
+        ask=ask_person,
+        network=network,
+        accepted=accepted,
+        rootfs=rootfs,
     )
     if as_json:
         fields = [{"reason": r.reason, "subject": r.subject, "sentence": r.sentence} for r in found]
@@ -300,6 +318,19 @@ def _summary(cid: str, report: MigrateReport) -> str:
             f"  {human_bytes(report.later_bytes)} of memory came later, as"
             f" {human_bytes(report.later_sent_bytes)} in {human_time(report.complete_ns)};"
             f" {report.faults} times the program waited for it"
+        )
+    if report.rootfs.mode:
+        late = report.rootfs
+        lines.append(
+            f"  root file system: {late.files} files, {late.sent_files} sent as"
+            f" {human_bytes(late.sent_bytes)}; {late.late_files} changed until the freeze, as"
+            f" {human_bytes(late.late_sent_bytes)} in {human_time(late.late_ns)}"
+        )
+    if report.link_bytes_per_s:
+        lines.append(
+            f"  zstd level {report.level}: the line took"
+            f" {human_bytes(int(report.link_bytes_per_s))}/s, and"
+            f" {human_bytes(int(report.compress_bytes_per_s))}/s could be compressed"
         )
     return "\n".join(lines)
 

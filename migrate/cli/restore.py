@@ -92,6 +92,7 @@ def command(
         give=give,
         snapshot=snapshot,
         verify_key=key_files,
+        place=place,
     )
     if detach:
         return run_detached(settings.root, cid, options)

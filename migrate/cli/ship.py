@@ -14,7 +14,7 @@ from migrate.cli.ssh_options import ask_person, ssh_options
 from migrate.destination import Destination
 from migrate.errors import MigrateError
 from migrate.rate_limit import parse_rate
-from migrate.remote import Route
+from migrate.remote import RETRY_FOR_S, Route
 from migrate.ship import ship
 
 
@@ -23,6 +23,14 @@ from migrate.ship import ship
 @click.argument("destination", metavar="[USER@]HOST:[PATH]")
 @click.option("--force", is_flag=True, help="Replace a file of that name over there.")
 @click.option("--bwlimit", metavar="RATE", help="At most so many bytes per second: 500k, 20M.")
+@click.option(
+    "--retry-for",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=RETRY_FOR_S,
+    show_default=True,
+    help="How long to try again when the connection breaks.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as a JSON object.")
 @ssh_options
 def command(
@@ -30,6 +38,7 @@ def command(
     destination: str,
     force: bool,
     bwlimit: str | None,
+    retry_for: float,
     as_json: bool,
     route_to: Callable[[Destination], Route],
 ) -> None:
@@ -37,6 +46,9 @@ def command(
 
     The file is verified there while it arrives and gets its name only when it is complete. PATH is
     as for scp: relative to the home directory there, and a directory keeps the file's name.
+
+    When the connection breaks, what has come is kept there under a hidden name, and this command,
+    or the next one for the same file, goes on with it.
     """
     target = Destination.parse(destination)
     if target.path is None:
@@ -54,6 +66,7 @@ def command(
             bytes_per_s=limit,
             progress=progress,
             ask=ask_person,
+            retry_for_s=retry_for,
         )
     if as_json:
         print_json(
@@ -64,6 +77,8 @@ def command(
                 "elapsed_ns": report.elapsed_ns,
                 "bytes_per_s": round(report.bytes_per_s),
                 "root": report.root,
+                "sent_bytes": report.sent_bytes,
+                "connections": report.connections,
             }
         )
         return

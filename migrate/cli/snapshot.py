@@ -25,6 +25,12 @@ log = logging.getLogger(__name__)
 @store_options
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Tag it; may be repeated.")
 @click.option("--leave-running", is_flag=True, help="Let the container go on afterwards.")
+@click.option(
+    "--track/--no-track",
+    default=True,
+    help="With --leave-running: read memory while it runs, and have the kernel note what changes "
+    "until the next snapshot.  [default: track]",
+)
 @click.option("--bwlimit", metavar="RATE", help="Bytes per second to the store: 500k, 20M, 1G.")
 @click.option(
     "--sign-key",
@@ -43,6 +49,7 @@ def command(
     tags: tuple[str, ...],
     cid: str,
     leave_running: bool,
+    track: bool,
     bwlimit: str | None,
     sign_key: Path | None,
     allow: CheckpointOptions,
@@ -78,6 +85,7 @@ def command(
             progress=progress,
             options=allow,
             sign=sign,
+            track=track,
         )
     for warning in report["warnings"]:
         log.warning("%s: %s", cid, warning)

@@ -46,10 +46,18 @@ _OPTIONS = (
         help="ssh configuration file to read instead of the user's and the system's.",
     ),
     click.option(
+        "--via",
+        "-J",
+        "via",
+        metavar="[USER@]HOST[:PORT],…",
+        help="Connect through these hosts, as ssh -J does; none for no jump host at all.",
+    ),
+    click.option(
         "--remote-command",
         default="wherry",
         show_default=True,
-        help="The wherry command over there; may be a path, or begin with sudo.",
+        help="The wherry command over there; may be a path, or begin with sudo for a user who is"
+        " not root.",
     ),
     click.option(
         "--remote-root",
@@ -73,11 +81,15 @@ def ssh_options(function: Function) -> Function:
         known_hosts: tuple[Path, ...],
         ssh_options: tuple[str, ...],
         ssh_config: Path | None,
+        via: str | None,
         remote_command: str,
         remote_root: Path | None,
         **kwargs: Any,
     ) -> Any:
-        given = SshOptions(port, identities, known_hosts, parse_options(ssh_options), ssh_config)
+        options = parse_options(ssh_options)
+        if via is not None:
+            options["proxyjump"] = via
+        given = SshOptions(port, identities, known_hosts, options, ssh_config)
 
         def route_to(destination: Destination) -> Route:
             return Route(destination, given, remote_command, remote_root)

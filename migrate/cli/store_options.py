@@ -16,6 +16,7 @@ import click
 from migrate.errors import StoreError
 
 if TYPE_CHECKING:
+    from formats.sealed_file import Cipher, Unlock
     from migrate.store.backend import Backend
     from migrate.store.config import Operation, StoreConfig
     from migrate.store.crypto import Secret
@@ -34,25 +35,27 @@ _OPTIONS = (
         show_envvar=True,
         help="A path, or file://, sftp://user@host/path, s3://bucket/prefix, oci://registry/name.",
     ),
+)
+_SECRETS = (
     click.option(
         "--password-file",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Unlock the store with the password in this file.",
+        help="Unlock the store or file with the password in this file.",
     ),
     click.option(
         "--password-command",
         metavar="COMMAND",
-        help="Unlock the store with the password that this command prints.",
+        help="Unlock it with the password that this command prints.",
     ),
     click.option(
         "--key-file",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Unlock the store with this key file.",
+        help="Unlock it with this key file.",
     ),
     click.option(
         "--identity",
         type=click.Path(dir_okay=False, path_type=Path),
-        help="Unlock the store with this private key (X25519, PEM).",
+        help="Unlock it with this private key (X25519, PEM).",
     ),
 )
 
@@ -76,8 +79,13 @@ class Place:
     @property
     def has_secret(self) -> bool:
         """Whether somebody has given a secret, in whatever way."""
+        return self.names_secret or _PASSWORD in os.environ
+
+    @property
+    def names_secret(self) -> bool:
+        """Whether the options name a secret."""
         given = (self.password_file, self.password_command, self.key_file, self.identity)
-        return any(one is not None for one in given) or _PASSWORD in os.environ
+        return any(one is not None for one in given)
 
     def secret(self, *, new: bool = False) -> Secret:
         """The secret that unlocks the store.
@@ -114,6 +122,22 @@ class Place:
 
         return unlock(backend, config, self.secret())
 
+    def unlock_file(self, path: Path) -> Unlock:
+        """What finds the key of a state file, should that be encrypted."""
+
+        def secret() -> Secret:
+            return dataclasses.replace(self, url=str(path)).secret()
+
+        def unlock(table: bytes) -> Cipher:
+            from migrate.file_encryption import unlock_table
+
+            if table not in found:
+                found[table] = unlock_table(table, secret())
+            return found[table]
+
+        found: dict[bytes, Cipher] = {}
+        return unlock
+
 
 def ask_password(prompt: str, *, twice: bool) -> Secret:
     """Ask for a password on the terminal; StoreError (``store-key``) when there is none."""
@@ -146,7 +170,28 @@ def store_options(function: F) -> F:
         return function(*args, place=place, **rest)
 
     decorated: Any = with_place
-    for option in reversed(_OPTIONS):
+    for option in reversed((*_OPTIONS, *_SECRETS)):
+        decorated = option(decorated)
+    return cast("F", decorated)
+
+
+def secret_options(function: F) -> F:
+    """Only the options that name a secret, as a `Place` without a store."""
+
+    @functools.wraps(function)
+    def with_place(
+        *args: Any,
+        password_file: Path | None,
+        password_command: str | None,
+        key_file: Path | None,
+        identity: Path | None,
+        **rest: Any,
+    ) -> Any:
+        place = Place(None, password_file, password_command, key_file, identity)
+        return function(*args, place=place, **rest)
+
+    decorated: Any = with_place
+    for option in reversed(_SECRETS):
         decorated = option(decorated)
     return cast("F", decorated)
 

@@ -23,11 +23,12 @@ Sign = Callable[[Snapshot], Snapshot]
 class SnapshotCarrier:
     """What a checkpoint needs to become a snapshot (runtime.checkpoint_container.Carrier)."""
 
-    def __init__(self, store: Store, tags: tuple[str, ...], sign: Sign) -> None:
+    def __init__(self, store: Store, tags: tuple[str, ...], sign: Sign, *, track: bool) -> None:
         self._store = store
         self._tags = tags
         self._sign = sign
         self._writer: SnapshotWriter | None = None
+        self.place = store.config.store_id.hex() if track else ""
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[SnapshotWriter]:
@@ -58,6 +59,7 @@ def snapshot_container(
     progress: Progress,
     options: CheckpointOptions | None = None,
     sign: Sign = lambda snapshot: snapshot,
+    track: bool = True,
 ) -> dict[str, Any]:
     """Save a container as a snapshot of a store.
 
@@ -67,6 +69,8 @@ def snapshot_container(
         tags: Checked already.
         leave_running, progress, options: As for runtime.checkpoint_container.checkpoint.
         sign: Gives it a signature (`migrate.store.signing`).
+        track: Read the memory of a container that goes on while it runs, and leave its writes
+            tracked for the next snapshot.
 
     Returns:
         The report of the checkpoint, with ``store`` and ``snapshot`` (`snapshot_json`).
@@ -76,7 +80,7 @@ def snapshot_container(
         ContainerError, ImageError: As checkpoint. In every case the container goes on.
     """
     store.disconnect()  # the worker connects for itself
-    carrier = SnapshotCarrier(store, tags, sign)
+    carrier = SnapshotCarrier(store, tags, sign, track=track)
     return checkpoint_into(
         container, carrier, leave_running=leave_running, progress=progress, options=options
     )

@@ -5,15 +5,28 @@ What is found is told with the snapshots that it touches. Nothing is changed.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from formats.errors import ImageError, WherryError
 from formats.external import ExternalImageReader
+from formats.frames import digest_of
 from migrate.errors import StoreError
 from migrate.store.condemned import masked_packs, read_condemned
-from migrate.store.index import ChunkMap, Entry, Location, PackInfo, for_each_section
+from migrate.store.index import (
+    MANY,
+    ChunkMap,
+    Entry,
+    Location,
+    PackInfo,
+    for_each_section,
+    pack_table,
+)
+from migrate.store.name_table import NameSet
 from migrate.store.objects import CONFIG_NAME, FOLDERS, Kind, id_from, name_of, read_object
 from migrate.store.packs import body_of, read_pack
 from migrate.store.reading import StoreChunks, check_chunk
@@ -87,13 +100,28 @@ def check_store(
     return report
 
 
+class _Spoiled(NamedTuple):
+    """Chunks that cannot be had.
+
+    Attributes:
+        place: Of the damage, in the report.
+        chunks: Their names.
+        only_if_used: It is no damage if no snapshot needs one of them.
+    """
+
+    place: int
+    chunks: frozenset[bytes]
+    only_if_used: bool
+
+
 class _Check:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._report = CheckReport()
-        self._users: dict[bytes, set[bytes]] = {}  # snapshots by chunk
         self._index = ChunkMap()
-        self._by_pack: dict[bytes, list[Entry]] = {}
+        self._tables: dict[bytes, bytes] = {}  # digests of what the index says of each pack
+        self._spoiled_chunks: list[_Spoiled] = []
+        self._missing = NameSet(MANY)  # chunks that snapshots need
 
     def run(self, read_data: bool, progress: Callable[[str, int, int], object]) -> CheckReport:
         self._look_at_names()
@@ -101,7 +129,6 @@ class _Check:
         # A snapshot appears after its index: in this order none seems to lack chunks.
         snapshots = self._store.sizes(Kind.SNAPSHOT)
         self._load_index()
-        self._by_pack = self._index.entries_by_pack()
         self._read_snapshots(snapshots)
         sizes = self._store.sizes(Kind.PACK)
         self._report.packs = len(sizes)
@@ -110,6 +137,7 @@ class _Check:
         if read_data:
             self._read_packs(sizes, progress)
         self._find_missing_chunks()
+        self._find_users(snapshots)
         return self._report
 
     def _look_at_names(self) -> None:
@@ -141,7 +169,10 @@ class _Check:
             name = name_of(Kind.INDEX, index_id)
             try:
                 payload, _ = read_object(backend, seal, Kind.INDEX, index_id)
-                self._index.add(index_id, list(for_each_section(payload, name=name)))
+                sections = list(for_each_section(payload, name=name))
+                self._index.add(index_id, sections)
+                for info, entries in sections:
+                    self._tables.setdefault(info.pack_id, digest_of(pack_table(entries)))
             except StoreError as exc:
                 self._damage(name, exc)
 
@@ -152,24 +183,25 @@ class _Check:
             self._report.snapshots += 1
             try:
                 snapshot, image = self._store.read_image(snapshot_id)
-                for chunk_id in image_chunks(snapshot, image, chunks):
-                    self._users.setdefault(chunk_id, set()).add(snapshot_id)
+                names = image_chunks(snapshot, image, chunks)
+                self._missing.update(one for one in names if self._index.find(one) is None)
             except (StoreError, ImageError) as exc:
                 self._damage(name, exc, (snapshot_id,))
 
     def _compare_packs(self, sizes: dict[bytes, int]) -> None:
-        for pack_id, info in self._index.packs.items():
-            found = sizes.get(pack_id)
-            if found == info.size:
-                continue
-            used = [entry.chunk_id for entry in self._by_pack.get(pack_id, ())]
+        packs = self._index.packs
+        wrong = {pack_id for pack_id, info in packs.items() if sizes.get(pack_id) != info.size}
+        for pack_id, entries in self._index.entries_of(wrong).items():
+            found, size = sizes.get(pack_id), packs[pack_id].size
+            used = [entry.chunk_id for entry in entries]
             name = name_of(Kind.PACK, pack_id)
             if found is not None:
-                sentence = f"has {found} bytes, the index says {info.size}"
+                sentence = f"has {found} bytes, the index says {size}"
                 self._spoiled(name, "truncated", sentence, used)
-            elif pack_id not in self._index.masked or self._touched(used):
-                self._spoiled(name, "missing", "is missing", used)
-        strange = [pack_id for pack_id in sizes if pack_id not in self._index.packs]
+            else:
+                gone = pack_id in self._index.masked
+                self._spoiled(name, "missing", "is missing", used, only_if_used=gone)
+        strange = [pack_id for pack_id in sizes if pack_id not in packs]
         if strange:
             self._report.notes.append(
                 f"{len(strange)} packs are in no index: of a writer at work, or killed; prune "
@@ -193,7 +225,7 @@ class _Check:
         try:
             found, entries, bodies = read_pack(self._store.backend, seal, pack_id, size)
         except StoreError as exc:
-            used = [entry.chunk_id for entry in self._by_pack.get(pack_id, ())]
+            used = [entry.chunk_id for entry in self._index.entries_of([pack_id])[pack_id]]
             self._spoiled(name, _reason(exc), str(exc), used)
             return
         bad: list[Entry] = []
@@ -207,30 +239,57 @@ class _Check:
         if bad:
             sentence = f"has {len(bad)} damaged chunks of {len(entries)}"
             self._spoiled(name, "damaged", sentence, [entry.chunk_id for entry in bad])
-        known = set(self._by_pack.get(pack_id, ()))
-        if info is not None and not known <= set(entries):
+        if info is None or digest_of(pack_table(entries)) == self._tables[pack_id]:
+            return
+        known = set(self._index.entries_of([pack_id])[pack_id])
+        if not known <= set(entries):
             wrong = [entry.chunk_id for entry in known - set(entries)]
             self._spoiled(name, "damaged", "is not what the index says of it", wrong)
 
     def _find_missing_chunks(self) -> None:
-        missing = [chunk_id for chunk_id in self._users if self._index.find(chunk_id) is None]
+        missing = set(self._missing)
         if missing:
-            touched = self._touched(missing)
-            self._report.damages.append(
-                Damage(
-                    FOLDERS[Kind.INDEX],
-                    "chunks-missing",
-                    f"{len(missing)} chunks are in no pack that the index knows",
-                    touched,
-                )
-            )
+            sentence = f"{len(missing)} chunks are in no pack that the index knows"
+            self._spoiled(FOLDERS[Kind.INDEX], "chunks-missing", sentence, missing)
 
-    def _spoiled(self, name: str, reason: str, sentence: str, chunks: Iterable[bytes]) -> None:
-        """Something is wrong with a pack that has these chunks."""
-        self._report.damages.append(Damage(name, reason, sentence, self._touched(chunks)))
+    def _spoiled(
+        self,
+        name: str,
+        reason: str,
+        sentence: str,
+        chunks: Iterable[bytes],
+        *,
+        only_if_used: bool = False,
+    ) -> None:
+        """Something is wrong with an object that has these chunks."""
+        place = len(self._report.damages)
+        self._report.damages.append(Damage(name, reason, sentence))
+        self._spoiled_chunks.append(_Spoiled(place, frozenset(chunks), only_if_used))
 
-    def _touched(self, chunks: Iterable[bytes]) -> tuple[bytes, ...]:
-        return tuple(sorted({one for chunk in chunks for one in self._users.get(chunk, ())}))
+    def _find_users(self, snapshots: Iterable[bytes]) -> None:
+        """Which snapshots what is wrong touches: their lists are read again, if anything is."""
+        if not self._spoiled_chunks:
+            return
+        touched: dict[int, set[bytes]] = {one.place: set() for one in self._spoiled_chunks}
+        places: dict[bytes, list[int]] = {}
+        for one in self._spoiled_chunks:
+            for chunk_id in one.chunks:
+                places.setdefault(chunk_id, []).append(one.place)
+        chunks = StoreChunks(self._store, self._index)
+        for snapshot_id in snapshots:
+            # One that cannot be read was told of before.
+            with contextlib.suppress(StoreError, ImageError):
+                snapshot, image = self._store.read_image(snapshot_id)
+                for chunk_id in image_chunks(snapshot, image, chunks):
+                    for place in places.get(chunk_id, ()):
+                        touched[place].add(snapshot_id)
+        found = self._report.damages
+        for place, users in touched.items():
+            found[place] = dataclasses.replace(found[place], snapshots=tuple(sorted(users)))
+        harmless = {
+            s.place for s in self._spoiled_chunks if s.only_if_used and not touched[s.place]
+        }
+        found[:] = [damage for place, damage in enumerate(found) if place not in harmless]
 
     def _damage(self, name: str, exc: WherryError, snapshots: tuple[bytes, ...] = ()) -> None:
         if exc.reason == "store-unreachable":

@@ -55,6 +55,8 @@ from migrate.store.sealing import Bytes, PlainSeal
 _NAMES = "wherry 2026 store: names of chunks"
 _SEALING = "wherry 2026 store: sealing of objects"
 _CHECK = "wherry 2026 store: key check"
+_FILE_SEALING = "wherry 2026 state file: sealing of blocks"
+_FILE_CHECK = "wherry 2026 state file: key check"
 _RECIPIENT = "wherry 2026 store: wrapping for a recipient"
 
 _NONCE_SIZE = 12
@@ -129,6 +131,26 @@ def _opened(cipher: AESGCM, nonce: bytes, sealed: Bytes, about: bytes | None) ->
         raise ImageCorruptError("does not open with the store's key: it was changed") from None
 
 
+class FileCipher:
+    """The cipher of one encrypted state file; see `formats.sealed_file.Cipher`."""
+
+    def __init__(self, master: bytes) -> None:
+        self._check = derived_key(_FILE_CHECK, master)
+        self._cipher = AESGCM(derived_key(_FILE_SEALING, master))
+
+    def check(self, before: bytes, /) -> bytes:
+        return keyed_digest(self._check, before)
+
+    def seal(self, nonce: bytes, plain: Bytes, /) -> bytes:
+        return self._cipher.encrypt(nonce, plain, None)
+
+    def open(self, nonce: bytes, sealed: Bytes, /) -> bytes:
+        try:
+            return self._cipher.decrypt(nonce, sealed, None)
+        except (InvalidTag, ValueError):
+            raise ImageCorruptError("does not open with the file's key: it was changed") from None
+
+
 # Keys
 
 
@@ -178,6 +200,21 @@ def add_key(
 ) -> bytes:
     """Let a secret unlock the store, too; the id of the new key object."""
     key_id = os.urandom(ID_SIZE)
+    fields = wrapped_key(config.store_id, master, secret, label=label)
+    raw = pack_object(PlainSeal(), Kind.KEY, key_id, wire.pack(fields))
+    backend.put(name_of(Kind.KEY, key_id), raw)
+    return key_id
+
+
+def wrapped_key(owner: bytes, master: bytes, secret: Secret, *, label: str = "") -> dict[str, Any]:
+    """A master key, wrapped for one secret; what is in a key object.
+
+    Args:
+        owner: Id of the store or file that the key belongs to.
+        master: The key.
+        secret: Opens it.
+        label: For people.
+    """
     fields: dict[str, Any] = {
         "method": secret.method,
         "label": label,
@@ -193,11 +230,9 @@ def add_key(
         fields |= {"salt": os.urandom(16), "n": SCRYPT_N, "r": SCRYPT_R, "p": SCRYPT_P}
         wrapping = _scrypt_key(secret.value, fields)
     fields["nonce"] = os.urandom(_NONCE_SIZE)
-    about = _about(config, secret.method)
+    about = owner + secret.method.encode()
     fields["wrapped"] = AESGCM(wrapping).encrypt(fields["nonce"], master, about)
-    raw = pack_object(PlainSeal(), Kind.KEY, key_id, wire.pack(fields))
-    backend.put(name_of(Kind.KEY, key_id), raw)
-    return key_id
+    return fields
 
 
 def read_keys(backend: Backend) -> list[KeyInfo]:
@@ -221,7 +256,7 @@ def unlock(backend: Backend, config: StoreConfig, secret: Secret) -> AeadSeal:
     for key in read_keys(backend):
         if key.method != secret.method:
             continue
-        master = _unwrapped(config, key, secret)
+        master = unwrapped_key(config.store_id, key, secret)
         if master is not None:
             seal = AeadSeal(master)
             if not hmac.compare_digest(seal.key_check(config), config.key_check):
@@ -233,8 +268,8 @@ def unlock(backend: Backend, config: StoreConfig, secret: Secret) -> AeadSeal:
     )
 
 
-def _unwrapped(config: StoreConfig, key: KeyInfo, secret: Secret) -> bytes | None:
-    """The master key, or None when the secret is another one's."""
+def unwrapped_key(owner: bytes, key: KeyInfo, secret: Secret) -> bytes | None:
+    """The master key, or None when the secret is another one's; *owner* as for `wrapped_key`."""
     if secret.method == "recipient":
         if secret.private is None or key.fields["recipient"] != secret.public:
             return None
@@ -247,7 +282,7 @@ def _unwrapped(config: StoreConfig, key: KeyInfo, secret: Secret) -> bytes | Non
         wrapping = _scrypt_key(secret.value, key.fields)
     try:
         master = AESGCM(wrapping).decrypt(
-            key.fields["nonce"], key.fields["wrapped"], _about(config, key.method)
+            key.fields["nonce"], key.fields["wrapped"], owner + key.method.encode()
         )
     except (InvalidTag, ValueError):
         return None
@@ -263,10 +298,6 @@ def _scrypt_key(value: bytes, fields: dict[str, Any]) -> bytes:
 
 def _recipient_key(shared: bytes, fields: dict[str, Any]) -> bytes:
     return derived_key(_RECIPIENT, shared + fields["ephemeral"] + fields["recipient"])
-
-
-def _about(config: StoreConfig, method: str) -> bytes:
-    return config.store_id + method.encode()
 
 
 _TYPES: dict[str, dict[str, tuple[type, Callable[[Any], bool]]]] = {
@@ -295,6 +326,11 @@ def _unpack_key(payload: bytes, key_id: bytes, name: str) -> KeyInfo:
         value = wire.unpack(payload)
     except ImageCorruptError as exc:
         raise damaged(name, str(exc)) from None
+    return key_from(value, key_id, name)
+
+
+def key_from(value: object, key_id: bytes, name: str) -> KeyInfo:
+    """Judge what `wrapped_key` gives, as it was read; StoreError when it is malformed."""
     if type(value) is not dict:
         raise damaged(name, "is malformed")
     more = "recipient" if value.get("method") == "recipient" else "scrypt"

@@ -23,11 +23,13 @@ that is going to be removed is named in a *condemned* object first (`migrate.sto
 
 from __future__ import annotations
 
+import itertools
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from formats.limits import CHUNK_SIZE
+from migrate.store.name_table import NAME_SIZE, NameTable
 from migrate.store.objects import HEADER_SIZE, ID_SIZE, damaged
 
 COMPRESSED = 1
@@ -133,7 +135,7 @@ def for_each_section(raw: bytes, *, name: str) -> Iterator[Section]:
         at = end
 
 
-# A location as one integer: a store has sixty thousand chunks for each gibibyte, and a tuple of
+# A location as one integer: a store has 130 thousand chunks for each gibibyte, and a tuple of
 # integers takes several times the memory. From the lowest bit: flags, plain size, stored size,
 # offset in the pack, number of the pack.
 _FLAG_BITS, _SIZE_BITS, _OFFSET_BITS = 1, 21, 27
@@ -142,6 +144,10 @@ _OFFSET_MASK = (1 << _OFFSET_BITS) - 1
 _STORED_AT = _FLAG_BITS + _SIZE_BITS
 _OFFSET_AT = _STORED_AT + _SIZE_BITS
 _PACK_AT = _OFFSET_AT + _OFFSET_BITS
+_PACKED_SIZE = 12  # bytes: as many bits, and 67 million packs
+MANY = 500_000
+"""Chunks that are held in memory, where they are found ten times as fast; beyond that none is."""
+_BATCH = 200_000
 
 
 class ChunkMap:
@@ -161,6 +167,8 @@ class ChunkMap:
         self._order: list[PackInfo] = []
         self._masked_numbers: set[int] = set()
         self._where: dict[bytes, int] = {}  # as above
+        self._table: NameTable | None = None  # instead of that, once there are many
+        self._batch: list[bytes] = []
 
     def add(self, index_id: bytes, sections: Iterable[Section]) -> None:
         """Take in one index object."""
@@ -175,37 +183,99 @@ class ChunkMap:
             self._order.append(info)
             if masked:
                 self._masked_numbers.add(number)
-            where = self._where
-            for chunk_id, offset, stored_size, plain_size, flags in entries:
-                known = where.get(chunk_id)
-                if known is not None and (masked or known >> _PACK_AT not in self._masked_numbers):
-                    continue
-                sizes = stored_size << _STORED_AT | plain_size << _FLAG_BITS | flags
-                where[chunk_id] = number << _PACK_AT | offset << _OFFSET_AT | sizes
+            if self._table is None:
+                self._add_few(number, entries, masked=masked)
+            else:
+                self._add_many(number, entries)
+        self._flush()
+
+    def _add_few(self, number: int, entries: Iterable[Entry], *, masked: bool) -> None:
+        where = self._where
+        for chunk_id, offset, stored_size, plain_size, flags in entries:
+            known = where.get(chunk_id)
+            if known is not None and (masked or known >> _PACK_AT not in self._masked_numbers):
+                continue
+            sizes = stored_size << _STORED_AT | plain_size << _FLAG_BITS | flags
+            where[chunk_id] = number << _PACK_AT | offset << _OFFSET_AT | sizes
+        if len(where) >= MANY:
+            self._table = NameTable(NAME_SIZE + _PACKED_SIZE)
+            self._batch = [
+                name + packed.to_bytes(_PACKED_SIZE, "big") for name, packed in where.items()
+            ]
+            self._where = {}
+            self._flush()
+
+    def _add_many(self, number: int, entries: Iterable[Entry]) -> None:
+        at = number << _PACK_AT
+        self._batch += [
+            chunk_id
+            + (
+                at
+                | offset << _OFFSET_AT
+                | stored_size << _STORED_AT
+                | plain_size << _FLAG_BITS
+                | flags
+            ).to_bytes(_PACKED_SIZE, "big")
+            for chunk_id, offset, stored_size, plain_size, flags in entries
+        ]
+        if len(self._batch) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._batch and self._table is not None:
+            self._table.add(self._batch)
+            self._batch = []
 
     def __len__(self) -> int:
-        return len(self._where)
+        return len(self._where) if self._table is None else len(self._table)
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._where)
+        return iter(self._where) if self._table is None else iter(self._table)
 
     def find(self, chunk_id: bytes) -> Location | None:
         """Where to read a chunk."""
-        found = self._where.get(chunk_id)
+        found = self._packed(chunk_id)
         return None if found is None else self._location(found)
 
     def has(self, chunk_id: bytes) -> bool:
         """Whether a new snapshot may rely on a chunk: it is in a pack that is here to stay."""
-        found = self._where.get(chunk_id)
+        found = self._packed(chunk_id)
         return found is not None and found >> _PACK_AT not in self._masked_numbers
 
-    def entries_by_pack(self) -> dict[bytes, list[Entry]]:
-        """The chunks that are read from each pack."""
-        found: dict[bytes, list[Entry]] = {}
-        for chunk_id, packed in self._where.items():
-            where = self._location(packed)
-            found.setdefault(where.pack.pack_id, []).append(Entry(chunk_id, *where[1:]))
+    def entries_of(self, packs: Collection[bytes]) -> dict[bytes, list[Entry]]:
+        """The chunks that are read from some packs; a look at the whole index."""
+        found: dict[bytes, list[Entry]] = {pack_id: [] for pack_id in packs}
+        if not found:
+            return found
+        for chunk_id, packed in self._items():
+            pack_id = self._order[packed >> _PACK_AT].pack_id
+            if pack_id in found:
+                found[pack_id].append(Entry(chunk_id, *self._location(packed)[1:]))
         return found
+
+    def _packed(self, chunk_id: bytes) -> int | None:
+        if self._table is None:
+            return self._where.get(chunk_id)
+        return self._best([int.from_bytes(raw, "big") for raw in self._table.find(chunk_id)])
+
+    def _best(self, places: Sequence[int]) -> int | None:
+        """Of several places of a chunk the one that counts: as in `_add_few`."""
+        if not self._masked_numbers:
+            return places[0] if places else None
+        for packed in places:
+            if packed >> _PACK_AT not in self._masked_numbers:
+                return packed
+        return places[0] if places else None
+
+    def _items(self) -> Iterator[tuple[bytes, int]]:
+        if self._table is None:
+            yield from self._where.items()
+            return
+        by_name = itertools.groupby(self._table.records(), lambda record: record[:NAME_SIZE])
+        for chunk_id, records in by_name:
+            best = self._best([int.from_bytes(one[NAME_SIZE:], "big") for one in records])
+            assert best is not None
+            yield chunk_id, best
 
     def _location(self, packed: int) -> Location:
         return Location(

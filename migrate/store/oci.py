@@ -9,6 +9,11 @@ An object's artifact can carry others as further layers (`OciBackend.link`): a s
 that a restore needs, so ``skopeo copy`` of that one tag takes a snapshot along, and ``oras pull``
 makes a directory of it that is a store.
 
+To remove an object is to remove its manifest, for a tag alone cannot be removed; and then all tags
+go that stand for it. Somebody may have given a snapshot a tag of their own, or put it into an image
+index. So before anything is removed it is seen what foreign tags need; what they do stays, and only
+our tag goes: it gets another manifest first.
+
 A tag has no slashes. Names are lower-case, so ``_`` stands for a slash and ``U`` for ``_``; tags
 with other capitals belong to somebody else.
 
@@ -17,8 +22,10 @@ Source: OCI image specification 1.1, manifest.md and annotations.md; distributio
 
 from __future__ import annotations
 
+import os
 import re
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +43,7 @@ from migrate.store.object_names import (
     require_writable_size,
     wanted_length,
 )
+from migrate.store.objects import FOLDERS, Kind
 from migrate.store.registry import MANIFEST_TYPE, Blob, Repository, blob_of
 
 ARTIFACT_TYPE = "application/vnd.wherry.store.object.v1+json"
@@ -44,9 +52,12 @@ LAYER_TYPE = "application/vnd.wherry.store.object.v1"
 TITLE = "org.opencontainers.image.title"
 """Annotation with the object's name: oras calls the file so."""
 MAX_TAG_LENGTH = 128
+_REMOVED_TYPE = "application/vnd.wherry.store.removed.v1+json"
 _CONFIG = b"{}"
+_CARRYING = FOLDERS[Kind.SNAPSHOT] + "/"
 _KEPT = 50_000  # objects whose digest is remembered
 _LISTERS = 8
+_REMEMBER_S = 5.0
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*(?:/[a-z0-9]+(?:[._-]+[a-z0-9]+)*)*")
 _REGISTRY = re.compile(r"(?:[A-Za-z0-9.-]+|\[[0-9a-fA-F:]+\])(?::\d+)?")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -121,6 +132,8 @@ class OciBackend:
         self._known: OrderedDict[str, Blob] = OrderedDict()
         self._config_lock = threading.Lock()
         self._config_is_there = False
+        self._foreign: set[str] = set()  # digests that tags of others need
+        self._looked = -_REMEMBER_S  # time.monotonic() when that was seen
 
     @property
     def url(self) -> str:
@@ -135,7 +148,7 @@ class OciBackend:
         if not replace and self._repository.manifest(tag) is not None:
             return False
         blob = self._repository.put_blob(content)
-        self._put_artifact(name, [(name, blob)])
+        self._put_artifact(name, [(name, blob), *self._linked(name)])
         if not replace:
             # Not proof, but most of those who come second learn it here.
             made = self._find(name)
@@ -184,14 +197,67 @@ class OciBackend:
         """See `Backend`. The bytes go when the registry collects its garbage."""
         found = self._repository.manifest(tag_of(name))
         self._forget(name)
-        if found is not None:
-            self._repository.delete_manifest(found[1])
+        if found is None:
+            return
+        digest = found[1]
+        # Snapshots are what others tag.
+        if digest in self._needed_by_others(afresh=name.startswith(_CARRYING)):
+            digest = self._put_nothing(name)
+        self._repository.delete_manifest(digest)
 
     def close(self) -> None:
         """See `Backend`."""
         self._repository.close()
 
     # Artifacts
+
+    def _linked(self, name: str) -> list[tuple[str, Blob]]:
+        """What an object that is written anew carries along; only snapshots do."""
+        found = self._repository.manifest(tag_of(name)) if name.startswith(_CARRYING) else None
+        if found is None or not _is_ours(found[0]):
+            return []
+        layers = [_layer_of(layer) for layer in found[0].get("layers", ())[1:]]
+        return [layer for layer in layers if layer is not None]
+
+    def _needed_by_others(self, *, afresh: bool) -> set[str]:
+        """Digests of the manifests that tags stand for which are none of ours, and their parts.
+
+        Args:
+            afresh: Look now. Else what was seen some seconds ago is good enough: a prune removes
+                many objects one after the other.
+        """
+        if not afresh and time.monotonic() - self._looked < _REMEMBER_S:
+            return self._foreign
+        foreign = [tag for tag in self._repository.tags() if name_of(tag) is None]
+        needed: set[str] = set()
+        waiting = list(foreign)
+        while waiting:
+            reference = waiting.pop()
+            found = self._repository.manifest(reference, of_any_kind=True)
+            if found is None:
+                continue
+            manifest, digest = found
+            if digest in needed:
+                continue
+            needed.add(digest)
+            for part in manifest.get("manifests") or ():
+                inner = part.get("digest") if isinstance(part, dict) else None
+                if isinstance(inner, str) and _DIGEST.fullmatch(inner) and inner not in needed:
+                    waiting.append(inner)
+        self._foreign, self._looked = needed, time.monotonic()
+        return needed
+
+    def _put_nothing(self, name: str) -> str:
+        """Let an object's tag stand for a manifest that nobody else has; its digest."""
+        blob = self._repository.put_blob(_CONFIG)
+        layer = {"mediaType": LAYER_TYPE, "digest": blob.digest, "size": blob.size}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": {"mediaType": _REMOVED_TYPE, "digest": blob.digest, "size": blob.size},
+            "layers": [layer | {"annotations": {TITLE: os.urandom(16).hex()}}],
+        }
+        return self._repository.put_manifest(tag_of(name), manifest)
 
     def _put_artifact(self, name: str, layers: list[tuple[str, Blob]]) -> None:
         with self._config_lock:
@@ -280,14 +346,20 @@ def _object_of(manifest: Mapping[str, Any], name: str) -> Blob | None:
     layers = manifest.get("layers")
     if not _is_ours(manifest) or not isinstance(layers, list) or not layers:
         return None
-    first = layers[0]
-    if not isinstance(first, dict):
+    first = _layer_of(layers[0])
+    return first[1] if first is not None and first[0] == name else None
+
+
+def _layer_of(layer: object) -> tuple[str, Blob] | None:
+    """The object in a layer, by its name; None when it makes no sense."""
+    if not isinstance(layer, dict):
         return None
-    annotations, digest, size = first.get("annotations"), first.get("digest"), first.get("size")
-    if not isinstance(annotations, dict) or annotations.get(TITLE) != name:
+    annotations, digest, size = layer.get("annotations"), layer.get("digest"), layer.get("size")
+    title = annotations.get(TITLE) if isinstance(annotations, dict) else None
+    if not isinstance(title, str) or NAME.fullmatch(title) is None:
         return None
     if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
         return None
     if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= MAX_OBJECT_SIZE:
         return None
-    return Blob(digest, size)
+    return title, Blob(digest, size)

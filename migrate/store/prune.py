@@ -23,8 +23,9 @@ from migrate.store import packs as pack_files
 from migrate.store.check import image_chunks
 from migrate.store.condemned import MAX_PACKS, Condemned, masked_packs, read_condemned
 from migrate.store.config import Operation
-from migrate.store.index import COMPRESSED, ChunkMap, Location, Section, for_each_section
+from migrate.store.index import COMPRESSED, MANY, ChunkMap, Location, for_each_section, pack_section
 from migrate.store.locks import PRUNE, WRITE, Lock, live_locks, read_locks
+from migrate.store.name_table import NameSet
 from migrate.store.objects import Kind, name_of, read_object
 from migrate.store.packs import PackBuilder, read_body
 from migrate.store.reading import StoreChunks, check_chunk
@@ -107,12 +108,12 @@ class _Needed:
     """
 
     def __init__(self) -> None:
-        self.chunks: set[bytes] = set()
+        self.chunks = NameSet(MANY)
         self.snapshots: set[bytes] = set()
 
 
-def needed_chunks(store: Store, before: _Needed | None = None) -> set[bytes]:
-    """The names of all chunks that snapshots need.
+def needed_chunks(store: Store, before: _Needed | None = None) -> Iterable[bytes]:
+    """The names of all chunks that snapshots need, each once.
 
     Args:
         store: Which.
@@ -245,7 +246,7 @@ def _sweep(
 def _copy(store: Store, lock: Lock, chunks: dict[bytes, Location], progress: Progress) -> int:
     """Copy chunks into new packs and put these on record; the bytes copied."""
     total = sum(where.stored_size for where in chunks.values())
-    sections: list[Section] = []
+    sections: list[bytes] = []
     builder = PackBuilder(store.seal)
     done = 0
     order = sorted(chunks.items(), key=lambda item: (item[1].pack.pack_id, item[1].offset))
@@ -256,10 +257,10 @@ def _copy(store: Store, lock: Lock, chunks: dict[bytes, Location], progress: Pro
         progress("copy", done, total)
         if builder.full:
             lock.refresh()
-            sections.append(builder.write(store.backend))
+            sections.append(pack_section(*builder.write(store.backend)))
             builder = PackBuilder(store.seal)
     if len(builder):
-        sections.append(builder.write(store.backend))
+        sections.append(pack_section(*builder.write(store.backend)))
     store.write_index(sections)
     return done
 
@@ -284,7 +285,7 @@ def _rewrite_index(store: Store, index: ChunkMap, gone: frozenset[bytes]) -> Non
     """Put index objects that tell of removed packs into one that does not."""
     old = [one for one, told in index.by_object.items() if gone & set(told)]
     seen: set[bytes] = set()
-    kept: list[Section] = []
+    kept: list[bytes] = []
     for index_id in old:
         name = name_of(Kind.INDEX, index_id)
         try:
@@ -296,7 +297,7 @@ def _rewrite_index(store: Store, index: ChunkMap, gone: frozenset[bytes]) -> Non
         for info, entries in for_each_section(payload, name=name):
             if info.pack_id not in gone and info.pack_id not in seen:
                 seen.add(info.pack_id)
-                kept.append((info, entries))
+                kept.append(pack_section(info, entries))
     store.write_index(kept)
     for index_id in old:
         store.backend.remove(name_of(Kind.INDEX, index_id))

@@ -33,6 +33,11 @@ MAX_MANIFEST_SIZE = 4 << 20  # the specification lets registries refuse larger o
 MAX_LISTING_SIZE = 64 << 20  # of one page
 MAX_CONNECTIONS = 16
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
+_OTHER_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 _NEXT = re.compile(r'<([^>]*)>\s*;\s*rel="?next"?')
 
@@ -113,14 +118,18 @@ class Repository:
                 raise self._nonsense("the list of tags", f"goes on at {link[1]!r}")
         raise self._nonsense("the list of tags", "goes round in a circle")
 
-    def manifest(self, reference: str) -> tuple[Mapping[str, Any], str] | None:
+    def manifest(
+        self, reference: str, *, of_any_kind: bool = False
+    ) -> tuple[Mapping[str, Any], str] | None:
         """A manifest and its digest, or None.
 
         Args:
-            reference: A tag.
+            reference: A tag, or a digest.
+            of_any_kind: Also one that lists others, and those of Docker's own formats.
         """
         url = self._base + f"manifests/{reference}"
-        with self._request("GET", url, {"Accept": MANIFEST_TYPE}) as response:
+        accept = ", ".join((MANIFEST_TYPE, *_OTHER_TYPES)) if of_any_kind else MANIFEST_TYPE
+        with self._request("GET", url, {"Accept": accept}) as response:
             if response.status == 404:
                 return None
             self._require(response, (200,), reference)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from migrate.store.check import image_chunks
+from migrate.store.index import MANY
+from migrate.store.name_table import NameSet
 from migrate.store.objects import Kind
 from migrate.store.reading import StoreChunks
 from migrate.store.store import Store
@@ -49,26 +51,31 @@ def read_stats(store: Store) -> StoreStats:
     """Count; StoreError or ImageError when something that must be read is damaged."""
     index = store.load_index()
     chunks = StoreChunks(store, index)
-    used: set[bytes] = set()
+    used = NameSet(MANY)
     plain = count = 0
     for snapshot_id in store.sizes(Kind.SNAPSHOT):
         snapshot, image = store.read_image(snapshot_id)
         used.update(image_chunks(snapshot, image, chunks))
         plain += snapshot.plain_bytes
         count += 1
-    places = [where for chunk_id in used if (where := index.find(chunk_id)) is not None]
+    chunk_count = unique = stored = 0
+    for chunk_id in used:
+        where = index.find(chunk_id)
+        if where is not None:
+            chunk_count += 1
+            unique += where.plain_size
+            stored += where.stored_size
     packs = store.sizes(Kind.PACK)
-    stored = sum(where.stored_size for where in places)
     # Of a pack that is in no index nobody knows what it holds.
     known = index.packs
     bodies = sum(known[one].bodies_size if one in known else size for one, size in packs.items())
     return StoreStats(
         snapshots=count,
         plain_bytes=plain,
-        unique_bytes=sum(where.plain_size for where in places),
+        unique_bytes=unique,
         stored_bytes=stored,
         unused_bytes=max(0, bodies - stored),
         total_bytes=sum(entry.size for entry in store.backend.entries()),
-        chunks=len(places),
+        chunks=chunk_count,
         packs=len(packs),
     )

@@ -24,9 +24,7 @@ from migrate.store.index import (
     MAX_INDEX_BLOCK,
     ChunkMap,
     PackInfo,
-    Section,
     for_each_section,
-    pack_section,
 )
 from migrate.store.locks import WRITE, Lock
 from migrate.store.objects import (
@@ -134,12 +132,12 @@ class Store:
             f"{self.url}: the index changes all the time; try again", reason="store-unreachable"
         )
 
-    def write_index(self, sections: Iterable[Section]) -> list[bytes]:
-        """Put packs on record; the ids of the new index objects."""
+    def write_index(self, sections: Iterable[bytes]) -> list[bytes]:
+        """Put packs on record (`pack_section`); the ids of the new index objects."""
         ids = []
         block = bytearray()
-        for info, entries in sections:
-            block += pack_section(info, entries)
+        for section in sections:
+            block += section
             if len(block) >= MAX_INDEX_BLOCK:
                 ids.append(self._write_index_block(block))
                 block = bytearray()

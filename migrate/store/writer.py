@@ -23,7 +23,7 @@ from formats.records.codec import unpack_record
 from formats.records.image import Host, Image
 from migrate.errors import StoreError
 from migrate.store.backend import Linking
-from migrate.store.index import Entry, Location, PackInfo, Section
+from migrate.store.index import Entry, Location, PackInfo, for_each_section, pack_section
 from migrate.store.locks import WRITE, Lock
 from migrate.store.objects import CONFIG_NAME, ID_SIZE, Kind, name_of
 from migrate.store.packs import PackBuilder, body_of, read_pack
@@ -60,8 +60,8 @@ class SnapshotWriter(ExternalImageWriter):
         self._known = store.load_index()
         self._relied_on: dict[bytes, PackInfo] = {}
         self._written: set[bytes] = set()
-        self._sections: list[Section] = []
-        self._uploads: list[Future[Section]] = []
+        self._sections: list[tuple[PackInfo, bytes]] = []  # with the pack's section, packed
+        self._uploads: list[Future[tuple[PackInfo, bytes]]] = []
         self._room = threading.Semaphore(_PACKS_IN_HAND)
         self._pool: ThreadPoolExecutor | None = None
         self._open = PackBuilder(store.seal)
@@ -130,8 +130,9 @@ class SnapshotWriter(ExternalImageWriter):
             self._sections.append(upload.result())
         self._uploads.clear()
         if verify:
-            for info, entries in self._sections:
-                self._verify(info, entries)
+            for _, packed in self._sections:
+                for info, entries in for_each_section(packed, name="a new pack"):
+                    self._verify(info, entries)
 
     def publish(
         self,
@@ -156,7 +157,7 @@ class SnapshotWriter(ExternalImageWriter):
         assert summary is not None and image is not None
         # A pack that has vanished since the index was read would make the snapshot worthless.
         self._store.require_packs(self._relied_on.values())
-        self._store.write_index(self._sections)
+        self._store.write_index(packed for _, packed in self._sections)
         self._lock.refresh()
         raw = self._image.getvalue()
         snapshot = Snapshot(
@@ -220,9 +221,10 @@ class SnapshotWriter(ExternalImageWriter):
         self._room.acquire()
         self._uploads.append(self._pool.submit(self._upload, full))
 
-    def _upload(self, builder: PackBuilder) -> Section:
+    def _upload(self, builder: PackBuilder) -> tuple[PackInfo, bytes]:
         try:
-            return builder.write(self._store.backend)
+            info, entries = builder.write(self._store.backend)
+            return info, pack_section(info, entries)  # a fifth of the memory
         finally:
             self._room.release()
 

@@ -152,6 +152,7 @@ class DumpReport:
         staged_bytes: Memory that is not in the image, since it was staged before.
         later_bytes: Memory that is not in the image, since it is asked for later.
         later: Whom to read it from: a stopped process by ``mm_id``.
+        ahead_bytes: Memory that went into the image although nobody looked at it during the freeze.
     """
 
     freeze_ns: int = 0
@@ -164,6 +165,7 @@ class DumpReport:
     staged_bytes: int = 0
     later_bytes: int = 0
     later: dict[int, int] = field(default_factory=dict)
+    ahead_bytes: int = 0
     warnings: list[str] = field(default_factory=list)
 
 

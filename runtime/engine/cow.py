@@ -110,7 +110,7 @@ class Pages:
 
     def own(self, *, early: bool = False) -> Iterator[PageRun]:
         """The pages to store: ahead of everything else, or with the rest."""
-        if self.staged and self._shares_nothing:
+        if self.staged and self.shares_nothing:
             return iter(()) if early else private_runs(self.pid, self.space, but=self.staged)
         return without(self._own(early=early), self.staged)
 
@@ -118,21 +118,22 @@ class Pages:
         """The pages that `own` would give, had they not been staged."""
         if not self.staged:
             return []
-        if self._shares_nothing:
+        if self.shares_nothing:
             return [] if early else self.staged
         staged = intersection(self._own(early=early), self.staged)
         return union([(start, end) for start, end, _ in staged], [])
 
     def left(self) -> list[Range]:
         """Its private pages that were not staged, shared ones too."""
-        if self._shares_nothing:
+        if self.shares_nothing:
             runs: Iterable[PageRun] = private_runs(self.pid, self.space, but=self.staged)
         else:
             runs = without(self.runs, self.staged)
         return union([(start, end) for start, end, _ in runs], [])
 
     @property
-    def _shares_nothing(self) -> bool:
+    def shares_nothing(self) -> bool:
+        """Whether it has no page in common with another process since a fork."""
         return not (self.space.early_id or self.space.shared)
 
     def _own(self, *, early: bool) -> Iterator[PageRun]:

@@ -47,20 +47,23 @@ from runtime.engine.kinship import Kinship
 from runtime.engine.live_process import LiveProcess
 from runtime.engine.mappings import dump_address_space
 from runtime.engine.questions import credentials
-from runtime.engine.ranges import PageRun, Range, gaps, size_of, union, without
+from runtime.engine.ranges import PageRun, Range, common, gaps, size_of, union, without
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
-from runtime.engine.task_settings import check_label
+from runtime.engine.task_settings import check_label, check_landlock, may_be_confined
 from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree, write_tree
 from runtime.engine.twins import WORTHWHILE, Twins, have_room, left_behind
+from runtime.engine.urgency import urgent
 from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel import proc_maps, proc_task
+from runtime.kernel.landlock import landlock_domains
 from runtime.kernel.restart_block import restart_blocks
 from runtime.version import VERSION
 
 if TYPE_CHECKING:
+    from runtime.engine.incremental import Incremental, Part
     from runtime.engine.precopy import PreCopy
 
 REFUSED = ()
@@ -69,9 +72,12 @@ log = logging.getLogger(__name__)
 
 WORTH_ASKING = 256 << 10
 """Bytes of an address space; less is sent at once."""
+WORTHWHILE_FOR_REST = 24 << 20
+"""Bytes left to read of memory that was read ahead, from which on a fork takes less time."""
+
 PASSING = frozenset(
     {
-        *("aio-in-flight", "inotify-queue", "netlink-queue"),
+        *("aio-in-flight", "fanotify-queue", "inotify-queue", "netlink-queue"),
         *("tcp-in-flight", "tcp-orphan", "unix-error", "unix-pending-data"),
     }
 )
@@ -94,6 +100,7 @@ def dumped(
     goes_on: bool = False,
     precopy: PreCopy | None = None,
     postcopy: bool = False,
+    incremental: Incremental | None = None,
 ) -> Iterator[DumpReport]:
     """Freeze a container and write it; the ``with`` block runs while it is still frozen.
 
@@ -109,6 +116,7 @@ def dumped(
             does.
         precopy: The rounds that have come before; what they have staged is not written again.
         postcopy: Leave out what can be asked for later, from the container while it stays frozen.
+        incremental: The same for a snapshot, whose rounds have gone into *writer*.
 
     Raises:
         RefusedError: Something cannot be saved; names everything that was found.
@@ -116,17 +124,24 @@ def dumped(
     """
     report = DumpReport()
     goes_on = goes_on and not target.cgroups.frozen  # a paused one does not care
+    if incremental is not None and not goes_on:
+        incremental.close()
+        incremental = None
     warm_up()
     progress("freeze", 0, 0)
     with contextlib.ExitStack() as held:
-        dump = _freeze_and_look(held, target, report, precopy, postcopy)
+        hurry = held.enter_context(contextlib.ExitStack())
+        if goes_on:
+            hurry.enter_context(urgent())
+        dump = _freeze_and_look(held, target, report, precopy, postcopy, incremental)
         with dump.watched():
             written = time.monotonic_ns()
             dump.write_still(writer, progress)
-            if goes_on and dump.can_have_twins():
+            if goes_on:
                 held.callback(dump.end_twins)
-                dump.make_twins(writer, progress)
+                dump.keep_memory(writer, progress)
                 dump.thaw()
+                hurry.close()
             dump.write_memory(writer, progress)
             writer.finish()
             report.write_ns = time.monotonic_ns() - written
@@ -149,6 +164,7 @@ def _freeze_and_look(
     report: DumpReport,
     precopy: PreCopy | None,
     postcopy: bool,
+    incremental: Incremental | None,
 ) -> _Dump:
     """Freeze and collect, again if what stands in the way is gone as soon as the program goes on.
 
@@ -158,19 +174,22 @@ def _freeze_and_look(
         report: Gets the times of that attempt.
         precopy: The rounds before, or None.
         postcopy: Leave out what can be asked for later.
+        incremental: Those of a snapshot, or None.
     """
     paused = target.cgroups.frozen  # then nothing goes on
     deadline = time.monotonic() + target.options.timeout_s
     for attempt in itertools.count(1):
         if has_sleepers(target.cgroups):
             restart_blocks()  # now, for to load it takes a while
+        if may_be_confined(target.cgroups.pids()):
+            landlock_domains()  # likewise
         began = time.monotonic_ns()
         with contextlib.ExitStack() as section:
             state = section.enter_context(
                 frozen(target.cgroups, target.container_id, timeout_s=target.options.timeout_s)
             )
             looked = time.monotonic_ns()
-            dump = _Dump(target, state, report, began, precopy, postcopy)
+            dump = _Dump(target, state, report, began, precopy, postcopy, incremental)
             try:
                 with dump.watched():
                     dump.collect()
@@ -200,10 +219,13 @@ class _Dump:
         began: int,
         precopy: PreCopy | None = None,
         postcopy: bool = False,
+        incremental: Incremental | None = None,
     ) -> None:
         self.target = target
         self.precopy = precopy
         self.postcopy = postcopy
+        self.incremental = incremental
+        self._parts: dict[int, Part] = {}  # read ahead, by ``mm_id``
         self.staged: list[Record] = []  # and of what is elsewhere
         self.began = began  # time.monotonic_ns()
         self.context = DumpContext(target, state)
@@ -221,6 +243,7 @@ class _Dump:
         self._kept: dict[int, list[Range]] = {}  # by the object id of shared memory
         self._done = self._total = 0  # bytes of memory
         self._left: list[tuple[Pages, int]] = []  # with the task to read from
+        self._left_of_parts: list[tuple[Part, int, list[Range]]] = []  # the same
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -254,6 +277,7 @@ class _Dump:
         self._raise_refusals()
         for process in living:
             check_label(self.context, process.view)
+            check_landlock(self.context, process.view)
             process.mappings = proc_maps.mappings(process.view)
             self.context.mappings[process.view] = process.mappings
             dump_process(self.context, process, self.scopes)
@@ -274,6 +298,7 @@ class _Dump:
         self._find_staged()
         if self.postcopy:
             self._leave_out()
+        self._find_parts()
         self._collect_trees()
         self._raise_refusals()
         self.files.records += [make() for make in self.files.at_last]
@@ -284,10 +309,11 @@ class _Dump:
         self.host = dataclasses.replace(self.host, xstate_size=xstate)
 
     def _find_tracked(self, living: Sequence[LiveProcess]) -> None:
-        if self.precopy is None:
+        rounds = self.precopy or self.incremental
+        if rounds is None:
             return
-        self.precopy.look_again()
-        spaces = self.precopy.tracking.spaces
+        rounds.look_again()
+        spaces = rounds.tracking.spaces
         for process in living:
             if process.pid not in spaces:
                 continue
@@ -338,6 +364,17 @@ class _Dump:
             self.staged += elsewhere_records(pages.space.mm_id, later)
             self.report.later_bytes += size_of(later)
             self.report.later[pages.space.mm_id] = pages.pid
+
+    def _find_parts(self) -> None:
+        """Find out what the rounds of a snapshot have read that is still as it was."""
+        if self.incremental is None:
+            return
+        for pages in self.spaces:
+            space = self.context.tracked.get(pages.space.mm_id)
+            if space is not None and pages.shares_nothing:
+                part = self.incremental.part(space, pages.pid, pages.space)
+                if part is not None:
+                    self._parts[pages.space.mm_id] = part
 
     def _add_staged(self, object_id: int, staged_id: int, ranges: Sequence[Range]) -> None:
         self.staged += staged_records(object_id, staged_id, ranges)
@@ -581,21 +618,22 @@ class _Dump:
             progress("memory", self._done, self._total)
         self._left = [(pages, pages.pid) for pages in self.spaces]
 
-    def can_have_twins(self) -> bool:
-        """Whether there is room for what the program writes to before its memory is stored."""
-        return have_room(self.target.cgroups, self._total)
-
-    def make_twins(self, writer: ImageWriter, progress: Progress) -> None:
-        """Have the private memory kept as it is; what cannot be is written at once."""
+    def keep_memory(self, writer: ImageWriter, progress: Progress) -> None:
+        """Have the private memory kept as it is, or write it at once: the program is to go on."""
         self._left.clear()
         wanted = [pages.pid for pages in self.spaces if self._deserves_twin(pages)]
         twins: dict[int, int | None] = {}
-        if wanted:
+        # There must be room for what the program writes to before its memory is stored.
+        if wanted and have_room(self.target.cgroups, self._total):
             with self.twins.numbered_apart(self.records):
                 twins = {pid: self.twins.make(self.context.live[pid]) for pid in wanted}
         for pages in self.spaces:
             twin = twins.get(pages.pid)
             apart = left_behind(pages.space)
+            part = self._parts.get(pages.space.mm_id)
+            if part is not None:
+                self._keep_part(pages, part, twin, apart)
+                continue
             now = pages.own() if twin is None else pages.own_within(apart)
             self._write_pages(
                 writer, pages.space.mm_id, pages.pid, now, progress, gently=pages.related
@@ -603,11 +641,24 @@ class _Dump:
             if twin is not None:
                 self._left.append((pages, twin))
         writer.drain()
+        if self.incremental is not None:
+            self.incremental.arm(self._parts.values())
+
+    def _keep_part(self, pages: Pages, part: Part, twin: int | None, apart: list[Range]) -> None:
+        assert self.incremental is not None
+        now = part.rest
+        if twin is not None:
+            now = common(part.rest, self.incremental.pieces_around(apart))
+            self._left_of_parts.append((part, twin, list(gaps(part.rest, now))))
+        self.incremental.read(part, pages.pid, now)
 
     def _deserves_twin(self, pages: Pages) -> bool:
         own = self.scopes.of(pages.pid)
         if own.pid_for_children or own.time_for_children:
             return False  # it would be the first in a namespace, and its end that of the namespace
+        part = self._parts.get(pages.space.mm_id)
+        if part is not None:
+            return part.rest_bytes >= WORTHWHILE_FOR_REST
         return pages.resident >= WORTHWHILE
 
     def thaw(self) -> None:
@@ -631,6 +682,13 @@ class _Dump:
             # To read a twin in the quick way would give it pages of its own.
             gently = pages.related or is_twin
             self._write_pages(writer, pages.space.mm_id, pid, runs, progress, gently)
+        if self.incremental is not None:
+            for part, twin, runs_left in self._left_of_parts:
+                self.incremental.read(part, twin, runs_left)
+            for mm_id, part in self._parts.items():
+                self._done += self.incremental.add(part, mm_id)
+                self.report.ahead_bytes += size_of(part.kept)
+                progress("memory", self._done, self._total)
         self.report.memory_bytes = self._done
 
     def _write_pages(

@@ -41,7 +41,7 @@ def write_private_pages(
     """
     total = 0
     for offset, runs, readable in windows(iter(pages)):
-        fill = _reader(pid, runs) if readable and not gently else _forced_reader(pid, runs)
+        fill = _reader(pid, runs) if readable and not gently else forced_reader(pid, runs)
         writer.add_chunk(object_id, offset, runs, fill)
         total += sum(length for _, length in runs)
         yield total
@@ -51,8 +51,8 @@ def _reader(pid: int, runs: list[Run]) -> Fill:
     return lambda buffer: process_vm.read_runs(pid, runs, buffer)
 
 
-def _forced_reader(pid: int, runs: list[Run]) -> Fill:
-    """Through /proc/PID/mem, which may read what the task may not."""
+def forced_reader(pid: int, runs: list[Run]) -> Fill:
+    """What fills a chunk through /proc/PID/mem, which may read what the task may not."""
 
     def fill(buffer: memoryview) -> None:
         with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:

@@ -9,7 +9,8 @@ from runtime.engine.aio import dump_ring, is_ring
 from runtime.engine.arch import current as arch
 from runtime.engine.context import DumpContext
 from runtime.engine.files.memfd import SECRET
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.mounts import DELETED
+from runtime.engine.files.table import FileTable
 from runtime.engine.live_process import LiveProcess
 from runtime.kernel import pagemap
 from runtime.kernel.proc_maps import Mapping, is_segment

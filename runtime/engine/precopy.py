@@ -19,9 +19,9 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from formats.frames import digest_of
-from formats.statefile import ImageWriter
 from runtime.engine.api import Freezer
 from runtime.engine.dump_memory import Fill, Run, data_runs, read_exactly, windows
 from runtime.engine.ranges import PageRun, Range, common, gaps, size_of, union
@@ -35,6 +35,24 @@ PIECE = 64 << 10
 _SHARED_NUMBERS = 1 << 32  # above those of address spaces
 _THREADS = 2
 _HUGE = "/anon_hugepage"
+
+
+class Ended(Protocol):
+    """What a round's image is known by when it is complete: `formats.manifest.ImageSummary`."""
+
+    @property
+    def root(self) -> bytes:
+        """Its root digest."""
+
+
+class RoundWriter(Protocol):
+    """Where a round goes: an ImageWriter, or what takes its chunks alone."""
+
+    def add_chunk(self, object_id: int, offset: int, runs: Sequence[Run], fill: Fill, /) -> None:
+        """As `formats.writer.ImageWriter.add_chunk`."""
+
+    def finish(self) -> Ended:
+        """Have all of it where it belongs."""
 
 
 @dataclass(slots=True)
@@ -82,9 +100,11 @@ class PreCopy:
         roots: Root digests of the rounds so far.
     """
 
+    _least = WORTHWHILE
+
     def __init__(self, cgroups: Freezer, container_id: str) -> None:
         self._cgroups = cgroups
-        self.tracking = WriteTracking(cgroups, container_id)
+        self.tracking = WriteTracking(cgroups, container_id, least=self._least)
         self.roots: list[bytes] = []
         self._staged: dict[int, list[Range]] = {}  # by the number of an address space
         self._again: dict[int, list[Range]] = {}  # sent, but not to be relied on
@@ -95,7 +115,7 @@ class PreCopy:
         """Take all tracking back. Idempotent."""
         self.tracking.close()
 
-    def round(self, writer: ImageWriter) -> Round:
+    def round(self, writer: RoundWriter) -> Round:
         """Send what has been written to since the last round.
 
         Args:
@@ -112,7 +132,7 @@ class PreCopy:
         freezes = self.tracking.freezes
         self.tracking.follow()
         found = [
-            (space, union(space.written(rearm=True), self._again.pop(space.number, [])))
+            (space, self._whole(space.number, self._news(space)))
             for space in self.tracking.spaces.values()
         ]
         done.settled = self.tracking.settle()
@@ -133,6 +153,13 @@ class PreCopy:
         done.pages = done.memory_bytes // pagemap.PAGE_SIZE
         done.elapsed_ns = time.monotonic_ns() - began
         return done
+
+    def _news(self, space: TrackedSpace) -> list[Range]:
+        return union(space.written(rearm=True), self._again.pop(space.number, []))
+
+    def _whole(self, number: int, runs: list[Range]) -> list[Range]:
+        """What has to be sent when *runs* of an address space were written to."""
+        return runs
 
     def left(self) -> int:
         """About how many bytes are to be sent, if the next round, or the end, came now."""
@@ -158,14 +185,14 @@ class PreCopy:
         return left
 
     def _send(
-        self, writer: ImageWriter, space: TrackedSpace, runs: Sequence[Range], failed: list[Range]
+        self, writer: RoundWriter, space: TrackedSpace, runs: Sequence[Range], failed: list[Range]
     ) -> None:
         for offset, parts, _ in windows((start, end, True) for start, end in runs):
             writer.add_chunk(space.number, offset, parts, _live_reader(space.memory, parts, failed))
 
     # Shared memory
 
-    def _send_shared(self, writer: ImageWriter) -> int:
+    def _send_shared(self, writer: RoundWriter) -> int:
         """Send the pieces of shared memory that differ from what was sent; returns bytes."""
         sent = 0
         for key, fd in self._open_shared():
@@ -179,7 +206,7 @@ class PreCopy:
                 os.close(fd)
         return sent
 
-    def _send_object(self, writer: ImageWriter, known: _SharedObject, fd: int) -> int:
+    def _send_object(self, writer: RoundWriter, known: _SharedObject, fd: int) -> int:
         sent = 0
         size = os.fstat(fd).st_size
         for offset, runs, _ in windows(_until_cut(data_runs(fd, size))):
@@ -229,9 +256,10 @@ class PreCopy:
             space: Of the process.
             pid: A process. If it has executed another program, nothing of it is tracked.
         """
-        if space.tainted or space.number in self._again:
+        if space.tainted:
             return []
-        return common(untouched(pid), self._staged.get(space.number, []))
+        kept = common(untouched(pid), self._staged.get(space.number, []))
+        return list(gaps(kept, self._again.get(space.number, [])))
 
     def shared_number(self, key: tuple[int, int]) -> int:
         """The number of a shared object by device and inode; 0 if none of it was sent."""

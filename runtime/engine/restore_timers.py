@@ -22,6 +22,7 @@ SAVED = (
 ITIMER_REAL = 0
 TIMER_ABSTIME = 1
 CLOCK_THREAD_CPUTIME_ID = 3
+SIGEV_NONE, SIGEV_THREAD_ID = 1, 4  # include/uapi/asm-generic/siginfo.h
 SI_TIMER = -2 & 0xFFFFFFFF
 _SIGEVENT = struct.Struct("<Qiii44x")  # value, signal, notify, thread id; 64 bytes
 _TIMESPEC = struct.Struct("<qq")
@@ -87,7 +88,11 @@ def _create_timers(
     can_choose = leader.do(batch)[chosen] == 0
     following = 0
     for timer in sorted(timers, key=lambda timer: timer.timer_id):
-        event = _SIGEVENT.pack(timer.value, timer.signal, timer.notify, timer.tid)
+        notify = timer.notify
+        if notify & SIGEV_THREAD_ID and timer.tid not in by_tid:
+            # The thread has ended: nobody gets the signal, now as before.
+            notify = SIGEV_NONE
+        event = _SIGEVENT.pack(timer.value, timer.signal, notify, timer.tid)
         if not can_choose:
             if timer.timer_id - following > _MAX_TIMERS:
                 raise RestoreError(

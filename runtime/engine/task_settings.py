@@ -8,7 +8,7 @@ import logging
 import re
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from formats.records.settings import ProcessSettings, TaskSettings, UserDispatch
@@ -16,7 +16,8 @@ from runtime.engine.context import DumpContext
 from runtime.engine.new_task import NewTask
 from runtime.engine.remote import Answers, Batch, Result, Tracee
 from runtime.errors import RestoreError
-from runtime.kernel import ptrace, sched_core, user_desc
+from runtime.kernel import proc_task, ptrace, sched_core, user_desc
+from runtime.kernel.landlock import landlock_domains
 from runtime.kernel.numbers import NR
 from runtime.kernel.prctl import (
     PR_GET_MDWE,
@@ -51,6 +52,7 @@ REFUSED = (
     ("shadow-stack", "a thread with a user-space shadow stack, or linear address masking"),
     ("keyring", "keys of a thread, of a process, or of its session"),
     ("io-ports", "a thread that may use I/O ports (ioperm)"),
+    ("landlock", "a process that Landlock confines"),
     ("security-label", "a process with another SELinux or AppArmor label than the init"),
 )
 
@@ -219,6 +221,30 @@ def _read(pid: int, name: str) -> str:
         return read_text(f"/proc/{pid}/{name}").strip("\0\n ")
     except OSError:
         return ""  # this kernel has no such file, or the security module nothing to say
+
+
+def may_be_confined(pids: Iterable[int]) -> bool:
+    """Whether Landlock may confine some process: it asks for no-new-privileges before."""
+    for pid in pids:
+        # Whoever ends meanwhile is no matter.
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if proc_task.status(pid).ints("NoNewPrivs")[0]:
+                return True
+    return False
+
+
+def check_landlock(context: DumpContext, view: int) -> None:
+    """Refuse a process in a Landlock domain, which nobody can ask for its rules."""
+    if not context.status(view).ints("NoNewPrivs")[0]:
+        return
+    domains = landlock_domains()
+    try:
+        is_confined = domains is not None and domains.confines(view)
+    except (OSError, ValueError, KeyError) as exc:
+        log.debug("Landlock: %s", exc)
+        return
+    if is_confined:
+        context.refuse("landlock", context.subject(view), "is confined by Landlock")
 
 
 def check_label(context: DumpContext, view: int) -> None:

@@ -20,7 +20,7 @@ from runtime.engine.files.kind import Look
 from runtime.engine.files.mounts import open_inside, stat_inside
 from runtime.engine.files.table import FileTable
 from runtime.engine.terminal_queue import Ends, put, slave_of, take
-from runtime.kernel import proc_task, tty
+from runtime.kernel import namespaces, proc_task, tty
 from runtime.kernel.mountinfo import Mount
 
 ANY_INDEX = -1
@@ -88,7 +88,11 @@ class TerminalTable:
         self._context = table.context
         mounts = table.mounts.mounts.values()
         # The last of several is the one on top.
-        self._devpts = {m.device: m for m in mounts if m.fstype == "devpts" and m.root == "/"}
+        self._devpts = {
+            m.device: m
+            for m in [*_mounts_elsewhere(table), *mounts]
+            if m.fstype == "devpts" and m.root == "/"
+        }
         self._pairs: dict[tuple[int, int], Pair] = {}
         self._of: dict[int, Pair] = {}
         self._devices: dict[int, int | None] = {}
@@ -297,6 +301,7 @@ class TerminalTable:
             terminal_id=pair.terminal_id,
             index=pair.index,
             devpts=mount.point,
+            fs_id=self._made_by_program(mount),
             master=state,
             session=session.session,
             foreground=session.foreground,
@@ -311,9 +316,23 @@ class TerminalTable:
         elif pair.console:
             record = self._with_slave(pair, record)
         if record.master != "closed":
-            node = stat_inside(self._table.root, f"{mount.point}/{pair.index}")
+            node = stat_inside(*self._node(pair, mount))
             record = replace(record, mode=node.st_mode & 0o7777, uid=node.st_uid, gid=node.st_gid)
         return record
+
+    def _made_by_program(self, mount: Mount) -> int:
+        """The file system's number in the image, of an instance that the sandbox has not made."""
+        entry = self._table.mounts.entries.get(mount.mount_id)
+        if entry is None or entry.is_given:
+            return 0
+        return self._table.mounts.file_system(mount.device, self._context.new_id)
+
+    def _node(self, pair: Pair, mount: Mount) -> tuple[str, str]:
+        """Where the slave's file is: a directory of ours, and the path there."""
+        entry = self._table.mounts.entries.get(mount.mount_id)
+        if entry is None or entry.top < 0:
+            return self._table.root, f"{mount.point}/{pair.index}"
+        return f"/proc/self/fd/{entry.top}", str(pair.index)
 
     def _with_master(self, pair: Pair, record: Terminal, master: int) -> Terminal:
         closed, locked = tty.is_closed(master), tty.is_locked(master)
@@ -366,6 +385,25 @@ class TerminalTable:
             )
         finally:
             os.close(slave)
+
+
+def _mounts_elsewhere(table: FileTable) -> Iterable[Mount]:
+    """Mounts that the init does not see, in namespaces of its own user namespace."""
+    context = table.context
+    users = os.stat(f"/proc/{context.target.init_pid}/ns/user").st_ino
+    ours = set()
+    for scope in context.scopes.values():
+        if scope.kind != "mnt":
+            continue
+        fd = os.open(scope.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            owner = namespaces.owner(fd)
+        finally:
+            os.close(fd)
+        if os.fstat(owner).st_ino == users:
+            ours.add(scope.inode)
+        os.close(owner)
+    return [e.mount for e in table.mounts.entries.values() if e.namespace in ours and e.top >= 0]
 
 
 def _or_empty(locks: bytes) -> bytes:

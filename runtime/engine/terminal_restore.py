@@ -16,10 +16,13 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 
+from formats.records.mounts import MountPoint
+from formats.records.task import Process
 from formats.records.terminal import Terminal, TerminalEnd, TerminalLine
 from runtime.engine.files.mounts import open_inside
-from runtime.engine.files.restored import RestoredFiles, open_again
+from runtime.engine.files.restored import FileSystem, RestoredFiles, open_again
 from runtime.engine.helpers import WALL, end_helper, make_helper
+from runtime.engine.mounts.sources import make_file_system
 from runtime.engine.new_task import CONSOLE_FD, NewTask
 from runtime.engine.restore_tree import end_task
 from runtime.engine.terminal_queue import STOPS, Ends, put, slave_of
@@ -80,15 +83,35 @@ class RestoredTerminals:
 
     def descriptor(self, end: TerminalEnd) -> int:
         """Our descriptor for a description."""
+        terminal = self._terminals[end.terminal_id]
+        if terminal.fs_id and not end.master and not end.hung_up and end.path != DEV_TTY:
+            self._open_on_mount(terminal, end)
         return self._made[end.file_id]
+
+    def _open_on_mount(self, terminal: Terminal, end: TerminalEnd) -> None:
+        """Open a slave anew, now that its devpts has a place: the path is what ttyname(3) finds."""
+        mounts = (m for m in self._files.all_of(MountPoint) if m.fs_id == terminal.fs_id)
+        tops = [self._files.tops[m.mount_id] for m in mounts if m.mount_id in self._files.tops]
+        before = self._made[end.file_id]
+        for top in tops:
+            try:
+                path = f"/proc/self/fd/{top}"
+                fd = open_inside(path, str(terminal.index), end.flags | os.O_NOCTTY)
+            except OSError:
+                continue  # locked, or on a mount of nothing but something else
+            if os.fstat(fd).st_rdev == os.fstat(before).st_rdev:
+                self._made[end.file_id] = fd
+                os.close(before)
+                return
+            os.close(fd)
 
     # Masters
 
     def _open_masters(self) -> None:
         wanted = [t for t in self._terminals.values() if t.master != "console"]
-        for devpts in {t.devpts for t in wanted}:
-            here = sorted((t for t in wanted if t.devpts == devpts), key=_index_or_last)
-            self._open_instance(here)
+        for instance in {(t.devpts, t.fs_id) for t in wanted}:
+            here = [t for t in wanted if (t.devpts, t.fs_id) == instance]
+            self._open_instance(sorted(here, key=_index_or_last))
 
     def _open_instance(self, terminals: Iterable[Terminal]) -> None:
         """Open masters of one devpts, which gives the lowest free number each time."""
@@ -116,10 +139,11 @@ class RestoredTerminals:
         if len(ends) != (terminal.master == "open"):
             raise _inconsistent(f"terminal {terminal.index} has {len(ends)} masters")
         path, flags = (ends[0].path, ends[0].flags) if ends else ("", os.O_RDWR)
+        top, devpts = self._instance(terminal)
         # The device node that the program has used may be gone; the devpts has one for sure.
-        for candidate in filter(None, (path, f"{terminal.devpts}/ptmx")):
+        for candidate in filter(None, ("" if terminal.fs_id else path, f"{devpts}/ptmx")):
             try:
-                fd = open_inside(self._files.root, candidate, flags | os.O_NOCTTY)
+                fd = open_inside(top, candidate, flags | os.O_NOCTTY)
             except FileNotFoundError:
                 continue
             except OSError as exc:
@@ -135,6 +159,22 @@ class RestoredTerminals:
             f"{terminal.devpts}: is no devpts, and the image holds a terminal of one",
             reason="devpts-missing",
         )
+
+    def _instance(self, terminal: Terminal) -> tuple[str, str]:
+        """Where the devpts of a terminal is: a directory of ours, and the path there."""
+        if not terminal.fs_id:
+            return self._files.root, terminal.devpts
+        if terminal.fs_id not in self._files.file_systems:
+            # One that a program has mounted: it stands long before there are mounts.
+            mounts = self._files.all_of(MountPoint)
+            record = next(
+                (m for m in mounts if m.fs_id == terminal.fs_id and m.fstype == "devpts"), None
+            )
+            if record is None:
+                raise _inconsistent(f"terminal {terminal.index} is of no devpts")
+            made = make_file_system(self._files, self._init, record)
+            self._files.file_systems[terminal.fs_id] = FileSystem("/", made, 0)
+        return f"/proc/self/fd/{self._files.file_systems[terminal.fs_id].fd}", "."
 
     def _hold(self, terminal: Terminal, fd: int) -> None:
         self._files.close_later(fd)
@@ -191,7 +231,8 @@ class RestoredTerminals:
                 tty.set_exclusive(master)
 
     def _set_node(self, terminal: Terminal) -> None:
-        fd = open_inside(self._files.root, f"{terminal.devpts}/{terminal.index}", os.O_PATH)
+        top, devpts = self._instance(terminal)
+        fd = open_inside(top, f"{devpts}/{terminal.index}", os.O_PATH)
         try:
             os.chown(f"/proc/self/fd/{fd}", terminal.uid, terminal.gid)
             os.chmod(f"/proc/self/fd/{fd}", terminal.mode & 0o7777)
@@ -221,11 +262,11 @@ class RestoredTerminals:
         return tty.open_peer(held, end.flags)
 
     def _is_end_of(self, terminal: Terminal, fd: int) -> bool:
-        top = open_inside(self._files.root, terminal.devpts, os.O_PATH | os.O_DIRECTORY)
+        path = open_inside(*self._instance(terminal), os.O_PATH | os.O_DIRECTORY)
         try:
-            return os.fstat(fd).st_dev == os.fstat(top).st_dev
+            return os.fstat(fd).st_dev == os.fstat(path).st_dev
         finally:
-            os.close(top)
+            os.close(path)
 
     def _open_as_current(self, end: TerminalEnd, held: int) -> int:
         """Open /dev/tty, which a process does whose controlling terminal it is."""
@@ -306,7 +347,7 @@ class RestoredTerminals:
             if leader is None:
                 raise _inconsistent(f"session {terminal.session} of a terminal has no leader")
             if terminal.foreground:
-                self._set_foreground(terminal, leader)
+                self._set_foreground(terminal, leader, tasks)
             if terminal.strangers:
                 self._let_go(terminal, tasks)
 
@@ -322,12 +363,16 @@ class RestoredTerminals:
                 tasks[pid].call("ioctl", number, tty.TIOCNOTTY, 0)
                 tasks[pid].call("close", number)
 
-    def _set_foreground(self, terminal: Terminal, leader: NewTask) -> None:
-        group = struct.pack("<i", terminal.foreground)
+    def _set_foreground(
+        self, terminal: Terminal, leader: NewTask, tasks: Mapping[int, NewTask]
+    ) -> None:
+        group = struct.pack("<i", self._id_of_group(terminal.foreground, leader, tasks))
         (number,) = leader.receive(self._channel, [self._held[terminal.terminal_id]])
         try:
             leader.call("ioctl", number, tty.TIOCSPGRP, group)
         except OSError:
+            if len(leader.ids) > 1:
+                raise
             # A group that has no process any more: somebody has to be it for a moment.
             helper = leader.clone(0, 0, (terminal.foreground,))
             helper.call("setpgid", 0, 0)
@@ -335,6 +380,20 @@ class RestoredTerminals:
             end_task(helper, 0)
             leader.call("wait4", helper.ns_pid, 0, WALL, 0)
         leader.call("close", number)
+
+    def _id_of_group(self, group: int, leader: NewTask, tasks: Mapping[int, NewTask]) -> int:
+        """What a process group is called in the pid namespace of a session's leader."""
+        if len(leader.ids) == 1:
+            return group
+        for process in self._files.all_of(Process):
+            member = tasks.get(process.pid)
+            if process.pgid == group and member and len(member.ids) == len(leader.ids):
+                return member.call("getpgid", 0)
+        raise RestoreError(
+            f"group {group}, which a terminal has in its foreground, has no process in the pid "
+            "namespace of its session",
+            reason="tty-foreground",
+        )
 
 
 def _check(terminal: Terminal) -> None:

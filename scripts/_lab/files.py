@@ -66,7 +66,7 @@ Port 22
 ListenAddress {ADDRESSES[host]}
 ListenAddress 127.0.0.1
 HostKey {lab.host_directory(host)}/ssh_host_ed25519_key
-AuthorizedKeysFile {lab.keys}/id_ed25519.pub
+AuthorizedKeysFile {lab.keys}/id_ed25519.pub .ssh/authorized_keys
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no

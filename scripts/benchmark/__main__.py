@@ -11,16 +11,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scripts.benchmark.index import index_table, measure_index
 from scripts.benchmark.measure import SizeResult, measure_life_cycle, measure_size, note
 from scripts.benchmark.migration import measure_migrations, migration_report, migration_table
 from scripts.benchmark.scale import many_report, many_table, measure_many
 from scripts.benchmark.store import measure_store, store_report, store_table
 from scripts.benchmark.tool import Tool
+from scripts.benchmark.transfer import measure_transfer, transfer_report, transfer_table
 from scripts.benchmark.voyages import measure_voyages, voyage_report, voyage_table
 
 SIZES = (64, 512, 2048)
 STORE_SIZE = 1024
 REDIS_SIZE, REDIS_MOVES = 1024, 10
+TRANSFER_SIZE = 1024
 TARGETS = {"checkpoint_ratio": 1.3, "restore_ratio": 1.5, "run_true_s": 0.120, "rss_mib": 150}
 
 
@@ -30,10 +33,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, metavar="MIB")
     parser.add_argument(
         "--only",
-        choices=("sizes", "many", "store", "life", "migrate"),
+        choices=("sizes", "many", "store", "index", "life", "migrate", "ship"),
         help="measure just one of the parts",
     )
-    parser.add_argument("part", nargs="?", choices=("migrate",), help="the same as --only migrate")
+    parser.add_argument("part", nargs="?", choices=("migrate", "ship"), help="the same as --only")
     parser.add_argument("--rounds", type=int, default=3, help="per size; the median is reported")
     parser.add_argument("--directory", type=Path, help="where images go [a temporary directory]")
     options = parser.parse_args()
@@ -107,6 +110,9 @@ def _measure(tool: Tool, scratch: Path, options: argparse.Namespace) -> dict[str
         stored = measure_store(tool, scratch, STORE_SIZE)
         _print_table(store_table(stored))
         report["store"] = store_report(stored)
+    if options.only in (None, "index"):
+        report["index"] = measure_index()
+        _print_table(index_table(report["index"]))
     if options.only in (None, "migrate"):
         migrations = measure_migrations(tuple(options.sizes), options.rounds)
         _print_table(migration_table(migrations))
@@ -114,6 +120,10 @@ def _measure(tool: Tool, scratch: Path, options: argparse.Namespace) -> dict[str
         voyages = measure_voyages(REDIS_SIZE, REDIS_MOVES)
         _print_table(voyage_table(voyages))
         report["redis"] = voyage_report(voyages)
+    if options.only in (None, "ship"):
+        transfer = measure_transfer(TRANSFER_SIZE, options.rounds)
+        _print_table(transfer_table(transfer))
+        report["transfer"] = transfer_report(transfer)
     if options.only in (None, "life"):
         note("create, start, delete and run")
         life = measure_life_cycle(tool, scratch, max(options.rounds * 3, 5))

@@ -14,6 +14,8 @@ from typing import Any
 import msgpack
 import zstandard
 from blake3 import blake3
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 RECORDS, CHUNK, INDEX, END = 1, 2, 3, 4
 BOUNDS = {RECORDS: 33_554_432, CHUNK: 1_048_576, INDEX: 33_554_432, END: 0}
@@ -75,6 +77,33 @@ def read(data: bytes) -> Contents:
     require(index == expected_index, "index")
     contents.root = read_end(seen, contents, covered, len(data))
     return contents
+
+
+def read_sealed(data: bytes, secret: bytes, method: str = "key-file") -> bytes:
+    """The image in an encrypted state file that a password or a key file opens."""
+    require(data[:8] == bytes.fromhex("57 48 45 52 52 59 0d 0a"), "magic")
+    require(len(data) >= 68 and blake3(data[:56]).digest()[:8] == data[56:64], "header check")
+    require(struct.unpack_from("<H4xQQ", data, 10)[1:] == (0, 1), "only the feature encryption")
+    (size,) = struct.unpack_from("<I", data, 64)
+    require(size <= 65_536 and 68 + size + 32 <= len(data), "key table")
+    table = msgpack.unpackb(data[68 : 68 + size])
+    (key,) = [key for key in table["keys"] if key["method"] == method]
+    scrypt = Scrypt(salt=key["salt"], length=32, n=key["n"], r=key["r"], p=key["p"])
+    about = table["id"] + method.encode()
+    master = AESGCM(scrypt.derive(secret)).decrypt(key["nonce"], key["wrapped"], about)
+
+    def derived(context: str) -> bytes:
+        return blake3(master, derive_key_context=context).digest()
+
+    base = 68 + size + 32
+    check = blake3(data[: base - 32], key=derived("wherry 2026 state file: key check")).digest()
+    require(check == data[base - 32 : base], "key check")
+    cipher = AESGCM(derived("wherry 2026 state file: sealing of blocks"))
+    blocks = [data[at : at + 65_552] for at in range(base, len(data), 65_552)]
+    return b"".join(
+        cipher.decrypt(struct.pack("<QI", number, number == len(blocks) - 1), block, None)
+        for number, block in enumerate(blocks)
+    )
 
 
 def read_header(data: bytes) -> None:

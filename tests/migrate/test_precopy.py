@@ -201,6 +201,20 @@ def test_a_throttled_one_that_stays_is_as_before(writer: Lab) -> None:
     assert _limits(writer) == before and writer.containers("a") == {"job": "running"}
 
 
+@pytest.mark.parametrize("mode", ["stop", "precopy"])
+def test_after_a_snapshot_whose_tracking_is_armed(mode: str, writer: Lab, tmp_path: Path) -> None:
+    store = str(tmp_path / "store")
+    writer.run("a", "wherry", "store", "init", "--store", store)
+    options = ("--leave-running", "--json", "--store", store)
+    made = writer.json("a", "wherry", "snapshot", *options, "job")
+    assert made["tracking"]["rounds"] > 0
+    report = writer.json("a", "wherry", "migrate", "--json", "--mode", mode, "job", "b")
+    assert report["mode"] == mode
+    assert writer.containers("b") == {"job": "running"}
+    again = writer.json("b", "wherry", "snapshot", *options, "job")
+    assert again["tracking"]["why_not"] == "no snapshot was taken before"
+
+
 def test_stop_is_as_it_was(writer: Lab) -> None:
     report = writer.json("a", "wherry", "migrate", "--json", "--mode", "stop", "job", "b")
     assert report["mode"] == "stop" and report["rounds"] == [] and report["rounds_ended"] == ""

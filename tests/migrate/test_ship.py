@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,8 @@ from formats.statefile import verify_file
 from tests.migrate.images import write_image
 from tests.support.lab import Lab
 from tests.support.wait import wait_until
+
+TAP = Path(__file__).with_name("tap.py")
 
 
 @pytest.fixture
@@ -24,10 +28,6 @@ def image(lab: Lab) -> Path:
 
 def _files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in directory.rglob("*.wherry*"))
-
-
-def _hidden(directory: Path) -> list[str]:
-    return sorted(path.name for path in directory.iterdir() if path.name.startswith(".j"))
 
 
 @pytest.mark.parametrize(
@@ -143,34 +143,96 @@ def test_what_is_no_file(lab: Lab, tmp_path: Path) -> None:
         assert done.returncode == 10 and str(path) in done.stderr
 
 
-def test_a_cut_connection_leaves_nothing(lab: Lab, image: Path) -> None:
-    call = lab.popen("a", "wherry", "ship", "--bwlimit", "1M", image, "b:", stderr=-1, stdout=-1)
-    wait_until(lambda: lab.pids("b", "wherry receive"))
+def _partial(lab: Lab) -> int:
+    """Bytes that have come of the file on host b."""
+    return sum(path.stat().st_size for path in lab.home("b").glob(".job.wherry.*.partial"))
+
+
+def _slow_ship(lab: Lab, image: Path, *options: str) -> subprocess.Popen[str]:
+    words = ("--json", "--bwlimit", "1M", *options, str(image), "b:")
+    return lab.popen("a", "wherry", "ship", *words, stderr=-1, stdout=-1)
+
+
+@pytest.mark.parametrize("least", [1, 1 << 20, 5 << 19])
+def test_a_cut_connection_is_made_anew(lab: Lab, image: Path, least: int) -> None:
+    call = _slow_ship(lab, image)
+    wait_until(lambda: _partial(lab) >= least)
     lab.hang_up("b")
-    _, said = call.communicate(timeout=60)
-    assert call.returncode == 41 and "Traceback" not in said
-    wait_until(lambda: not lab.pids("b", "wherry receive"))
-    assert _files(lab.home("b")) == [] and _hidden(lab.home("b")) == []
+    answer, said = call.communicate(timeout=60)
+    assert call.returncode == 0, said
+    report = json.loads(answer)
+    assert report["connections"] == 2
+    # What was in the line when it was cut goes twice, nothing else does.
+    assert report["sent_bytes"] < image.stat().st_size + (1 << 20)
+    assert (lab.home("b") / "job.wherry").read_bytes() == image.read_bytes()
+    assert _partial(lab) == 0
 
 
-@pytest.mark.parametrize("signal", ["KILL", "TERM", "INT"])
-def test_a_killed_ship_leaves_nothing(lab: Lab, image: Path, signal: str) -> None:
-    call = lab.popen("a", "wherry", "ship", "--bwlimit", "1M", image, "b:", stderr=-1, stdout=-1)
-    wait_until(lambda: lab.pids("b", "wherry receive"))
-    lab.kill("a", "wherry ship", signal)
+@pytest.mark.parametrize("who", ["ship TERM", "ship KILL", "ship INT", "receive KILL", "line"])
+def test_the_next_ship_goes_on(lab: Lab, image: Path, who: str) -> None:
+    call = _slow_ship(lab, image, "--retry-for", "0")
+    wait_until(lambda: _partial(lab) >= 1 << 20)
+    name, _, signal = who.partition(" ")
+    if name == "line":
+        lab.hang_up("b")
+    else:
+        lab.kill("b" if name == "receive" else "a", f"wherry {name}", signal)
     _, said = call.communicate(timeout=60)
     assert call.returncode != 0 and "Traceback" not in said
     wait_until(lambda: not lab.pids("b", "wherry receive"))
-    assert _files(lab.home("b")) == [] and _hidden(lab.home("b")) == []
+    there = _partial(lab)
+    assert there >= 1 << 20 and not (lab.home("b") / "job.wherry").exists()
+    report = lab.json("a", "wherry", "ship", "--json", image, "b:")
+    assert report["sent_bytes"] == image.stat().st_size - there
+    assert (lab.home("b") / "job.wherry").read_bytes() == image.read_bytes()
+    assert _partial(lab) == 0 and report["connections"] == 1
 
 
-def test_a_killed_receive_leaves_nothing(lab: Lab, image: Path) -> None:
-    call = lab.popen("a", "wherry", "ship", "--bwlimit", "1M", image, "b:", stderr=-1, stdout=-1)
-    wait_until(lambda: lab.pids("b", "wherry receive"))
-    lab.kill("b", "wherry receive")
-    _, said = call.communicate(timeout=60)
-    assert call.returncode == 41 and "Traceback" not in said
-    assert _files(lab.home("b")) == [] and _hidden(lab.home("b")) == []
+@pytest.mark.parametrize("damage", ["flip", "noise", "longer", "link", "public"])
+def test_what_was_kept_is_not_trusted(lab: Lab, image: Path, damage: str) -> None:
+    root = bytes.fromhex(lab.json("a", "wherry", "ship", "--json", image, "b:one")["root"])
+    data = bytearray(image.read_bytes()[: 3 << 19])
+    partial = lab.home("b") / f".job.wherry.{root.hex()[:32]}.partial"
+    if damage == "flip":
+        data[1000] ^= 1
+    elif damage == "noise":
+        data = bytearray(os.urandom(len(data)))
+    elif damage == "longer":
+        data = bytearray(image.read_bytes() + b"more")
+    partial.write_bytes(data)
+    partial.chmod(0o644 if damage == "public" else 0o600)
+    if damage == "link":
+        partial.rename(lab.home("b") / "precious")
+        partial.symlink_to(lab.home("b") / "precious")
+    report = lab.json("a", "wherry", "ship", "--json", image, "b:")
+    whole = image.stat().st_size
+    if damage == "flip":  # seen when the rest was on its way already
+        assert whole <= report["sent_bytes"] < 2 * whole
+    else:
+        assert report["sent_bytes"] == whole
+    assert (lab.home("b") / "job.wherry").read_bytes() == image.read_bytes()
+    if damage == "link":
+        assert (lab.home("b") / "precious").read_bytes() == data
+
+
+def test_what_was_kept_of_another_image_goes(lab: Lab, image: Path) -> None:
+    partial = lab.home("b") / f".job.wherry.{'5' * 32}.partial"
+    partial.touch(0o600)
+    lab.run("a", "wherry", "ship", image, "b:")
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_the_last_word_is_lost(lab: Lab, image: Path, tmp_path: Path, when: str) -> None:
+    """The file stands there, and the source does not know: it asks, and sends nothing again."""
+    plan = {"message": "migrate-stored", "when": when, "what": "cut"}
+    (tmp_path / "plan").write_text(json.dumps(plan))
+    through = f"{sys.executable} {TAP} {tmp_path} -- wherry"
+    report = lab.json("a", "wherry", "ship", "--json", "--remote-command", through, image, "b:")
+    assert not (tmp_path / "plan").exists()
+    assert report["sent_bytes"] == image.stat().st_size
+    assert report["connections"] == (2 if when == "before" else 1)
+    assert (lab.home("b") / "job.wherry").read_bytes() == image.read_bytes()
 
 
 def test_two_ships_to_one_name(lab: Lab, image: Path) -> None:

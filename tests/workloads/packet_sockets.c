@@ -113,6 +113,7 @@ int main(int argc, char **argv)
     int old = (int)MUST(socket(AF_PACKET, SOCK_PACKET, htons(PROTOCOL)));
     struct sockaddr by_name = {.sa_family = AF_PACKET, .sa_data = "lo"};
     MUST(bind(old, &by_name, sizeof by_name));
+    int oldest = (int)MUST(socket(AF_INET, SOCK_PACKET, htons(PROTOCOL))); /* of all interfaces */
     ready_then_go();
 
     expect_address(raw, PROTOCOL, lo);
@@ -128,6 +129,7 @@ int main(int argc, char **argv)
     expect_frame(raw, ETH_HLEN, "ahoy");
     expect_frame(cooked, 0, "ahoy");
     expect_frame(old, ETH_HLEN, "ahoy");
+    expect_frame(oldest, ETH_HLEN, "ahoy");
     struct tpacket2_hdr *first = (struct tpacket2_hdr *)frames;
     while (!(*(volatile uint32_t *)&first->tp_status & TP_STATUS_USER))
         nap();

@@ -2,7 +2,8 @@
  *
  * Between ready and go it does a step of changes whenever CONTROL_DIR/step-N appears (and says
  * CONTROL_DIR/stepped-N), while a thread writes all the time. At the end all of it is compared with
- * what it has to be. Without any step it is just memory that has to survive.
+ * what it has to be. Without any step it is just memory that has to survive. Where there is a file
+ * CONTROL_DIR/alone, no child stays behind that shares memory with it.
  */
 #include "workload.h"
 #include <pthread.h>
@@ -182,6 +183,8 @@ static void step(int number)
     guarded_seed = 6000000 + base;
     fill(guarded, MIB, guarded_seed);
     MUST(mprotect(guarded, MIB, PROT_NONE));
+    if (!access(in_control("alone"), F_OK))
+        return;
     if (number == 1 || number == 3) {
         lasting[lasting_count++] = number;
         lasting_child(number);

@@ -29,6 +29,9 @@ int main(int argc, char **argv)
     int task = (int)MUST(open("/proc/thread-self/stat", O_RDONLY));
     int sysctl = (int)MUST(open("/proc/sys/kernel/pid_max", O_RDONLY));
     int directory = (int)MUST(open("/proc", O_RDONLY | O_DIRECTORY));
+    int network = (int)MUST(open("/proc/net/dev", O_RDONLY));
+    int of_descriptor = (int)MUST(open("/proc/self/fdinfo/0", O_RDONLY));
+    close((int)MUST(open("/proc/net/dev", O_RDONLY))); /* the first one's name is forgotten now */
     int dead_directory = child_of("", dead);
     int dead_maps = child_of("maps", dead);
     int dead_path = (int)MUST(openat(dead_directory, "status", O_PATH));
@@ -50,6 +53,9 @@ int main(int argc, char **argv)
     CHECK(size > 0 && atoi(text) == getpid(), "stat of a thread");
     CHECK(pread(sysctl, text, 64, 0) > 0, "sysctl");
     CHECK(faccessat(directory, "self", F_OK, 0) == 0, "/proc");
+    memset(text, 0, sizeof text);
+    CHECK(read(network, text, sizeof text - 1) > 0 && strstr(text, "lo:"), "/proc/net: %s", text);
+    CHECK(read(of_descriptor, text, 4) == 4 && !memcmp(text, "pos:", 4), "fdinfo");
     CHECK(openat(dead_directory, "stat", O_RDONLY) < 0, "a dead process lives");
     CHECK(read(dead_maps, text, 64) <= 0, "a dead process has mappings");
     snprintf(path, sizeof path, "/proc/self/fd/%d", dead_path);

@@ -41,6 +41,17 @@ static void *reader(void *unused)
     return unused;
 }
 
+/* Sets a timer for itself, and ends. */
+static void *mortal(void *made)
+{
+    struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = SIGRTMIN + 2};
+    event.sigev_notify_thread_id = gettid_raw();
+    MUST(timer_create(CLOCK_MONOTONIC, &event, made));
+    struct itimerspec spec = {{1000, 0}, {2000, 0}};
+    MUST(timer_settime(*(timer_t *)made, 0, &spec, NULL));
+    return NULL;
+}
+
 static void settime_flags(int fd, char *found, size_t size)
 {
     char path[64], text[1024];
@@ -104,6 +115,10 @@ int main(int argc, char **argv)
     await("reader");
     while (seconds(CLOCK_MONOTONIC) < armed + 0.1)
         nap();
+    pthread_t dying;
+    timer_t of_the_dead;
+    pthread_create(&dying, NULL, mortal, &of_the_dead);
+    pthread_join(dying, NULL);
     ready_then_go();
 
     CHECK(sigtimedwait(&set, &info, &at_once) == SIGRTMIN, "the periodic timer's signal");
@@ -139,6 +154,9 @@ int main(int argc, char **argv)
     CHECK(off > -0.05 && off < 0.05, "an absolute timer is off by %f s", off);
     pthread_join(waiting, NULL);
     CHECK(seconds(CLOCK_MONOTONIC) - reading >= 2, "the blocked reader came back too early");
+    struct itimerspec dead;
+    MUST(timer_gettime(of_the_dead, &dead));
+    CHECK(dead.it_value.tv_sec > 1900 && dead.it_interval.tv_sec == 1000, "a dead thread's timer");
     mark("main-done");
     pthread_join(other, NULL);
     pass();

@@ -1,5 +1,8 @@
 /* UDP and UDP-Lite sockets: bound, connected, shut down, with datagrams not yet read. */
 #include "inet.h"
+#ifndef IPV6_FLOWINFO
+#define IPV6_FLOWINFO 11 /* linux/in6.h */
+#endif
 #include <netinet/udp.h>
 
 #ifndef IPPROTO_UDPLITE
@@ -103,6 +106,8 @@ int main(int argc, char **argv)
     set_option(six, IPPROTO_UDP, 101 /* UDP_NO_CHECK6_TX */, 1);
     set_option(fresh, IPPROTO_UDP, UDP_CORK, 1);
     set_option(fresh, IPPROTO_IPV6, IPV6_V6ONLY, 1);
+    set_option(fresh, IPPROTO_IPV6, IPV6_FLOWINFO, 1);
+    set_option(fresh, SOL_SOCKET, SO_INCOMING_CPU, 1);
     int cast = (int)MUST(socket(AF_INET, SOCK_DGRAM, 0));
     address_t everybody = address_of("255.255.255.255", 9);
     address_t place = address_of("127.0.0.1", 0);
@@ -154,6 +159,8 @@ int main(int argc, char **argv)
     CHECK(option(a, IPPROTO_IP, IP_RECVTTL) && option(large, IPPROTO_UDP, UDP_SEGMENT) == 1000, "a");
     CHECK(!option(b, SOL_SOCKET, SO_BROADCAST) && !option(b, SOL_SOCKET, SO_REUSEADDR), "b");
     CHECK(option(six, IPPROTO_UDP, 101) == 1, "UDP_NO_CHECK6_TX");
+    CHECK(option(fresh, IPPROTO_IPV6, IPV6_FLOWINFO) == 1, "flow information");
+    CHECK(option(fresh, SOL_SOCKET, SO_INCOMING_CPU) == 1, "processor");
     CHECK(option(fresh, IPPROTO_UDP, UDP_CORK) && option(fresh, IPPROTO_IPV6, IPV6_V6ONLY), "fresh");
     address_t nothing = local_of(fresh);
     CHECK(port_of(&nothing) == 0, "fresh is bound");

@@ -11,8 +11,9 @@ import re
 
 from formats.records.files import RegularFile
 from runtime.engine.files.kind import Look
+from runtime.engine.files.mounts import DELETED
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.table import FileTable
 from runtime.engine.helpers import end_helper, make_helper
 from runtime.errors import RestoreError
 

@@ -15,9 +15,9 @@ from collections.abc import Iterable
 
 from formats.records.files import Inotify, InotifyWatch
 from runtime.engine.files.kind import Kind, Look
-from runtime.engine.files.mounts import open_inside
+from runtime.engine.files.mounts import DELETED, open_inside
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.table import FileTable
 from runtime.errors import RestoreError
 from runtime.kernel.anonfd import inotify_add_watch, inotify_init
 
@@ -56,7 +56,7 @@ class Inotifies(Kind):
             if match is None:
                 raise ValueError(f"inotify shows a watch as {line!r}")
             wd, inode, device, mask = (int(group, 16) for group in match.groups())
-            found = _find(table, _device(device), inode)
+            found = find_watched(table, device_of(device), inode)
             if found is None:
                 table.refuse(
                     look, "inotify-path", f"watches inode {inode}, whose path cannot be found"
@@ -99,7 +99,7 @@ def _watch(inotify: int, fd: int, mask: int) -> int:
     return inotify_add_watch(inotify, f"/proc/self/fd/{fd}", mask & ~IN_IGNORED)
 
 
-def _find(table: FileTable, device: int, inode: int) -> tuple[str, int] | None:
+def find_watched(table: FileTable, device: int, inode: int) -> tuple[str, int] | None:
     """Where a watched file is: (path, 0), or (its old path, an open file of it)."""
     for look in table.with_inode(device, inode):
         if not look.stat.st_nlink:
@@ -132,6 +132,6 @@ def _forget(fd: int) -> None:
         os.close(fd)
 
 
-def _device(encoded: int) -> int:
+def device_of(encoded: int) -> int:
     """A kernel-internal dev_t (12 bits major, 20 bits minor) as os.makedev gives it."""
     return os.makedev(encoded >> 20, encoded & 0xFFFFF)

@@ -7,8 +7,9 @@ import os
 
 from formats.records.files import MemFd
 from runtime.engine.files.kind import Kind, Look
+from runtime.engine.files.mounts import DELETED
 from runtime.engine.files.restored import RestoredFiles, open_again
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.table import FileTable
 
 SAVED = (
     (

@@ -11,6 +11,8 @@ from runtime.kernel import proc_fdinfo
 from runtime.kernel.mountinfo import Mount, read_mounts
 from runtime.kernel.openat2 import RESOLVE_IN_ROOT, openat2
 
+DELETED = " (deleted)"
+
 
 @dataclass(frozen=True, slots=True)
 class Mounted:
@@ -22,6 +24,7 @@ class Mounted:
         top: A descriptor of ours for its top with nothing mounted below; -1 for none.
         root: A descriptor of ours for the root of its namespace.
         is_given: Whether the sandbox has made it.
+        namespace: Inode of that namespace.
     """
 
     number: int
@@ -29,6 +32,7 @@ class Mounted:
     top: int
     root: int
     is_given: bool
+    namespace: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,74 @@ class MountTable:
         """Whether a mount is one of the container's."""
         return mount_id in self.mounts or mount_id in self.entries
 
+    def twin(
+        self, namespace: int, path: str, magic: str, status: os.stat_result, program: str
+    ) -> tuple[Mount, str] | None:
+        """The mount that shows what another one shows, which is in no namespace any more.
+
+        unshare(2) by the only process of a mount namespace leaves such mounts behind: those of the
+        old one, held by what was open or mapped.
+
+        Args:
+            namespace: Inode of the one that is searched first.
+            path: What the kernel calls a file there: its path below the top of its mount.
+            magic: A link of /proc that leads to it.
+            status: stat(2) of it.
+            program: Such a link to the program of a process that has it.
+
+        Returns:
+            The mount and the file's path, with ``(deleted)`` where that is so; or None.
+        """
+        bare = path.removesuffix(DELETED)
+        if status.st_nlink and bare == path:
+            return self._same_file(namespace, path, status)
+        if magic != program and mount_of(magic) == mount_of(program):
+            # Which mount that is, a file that has its name can tell.
+            known = self.twin(namespace, os.readlink(program), program, os.stat(program), program)
+            candidates = [] if known is None else [known[0]]
+        else:
+            candidates = [m for m in self._from(namespace) if m.device == status.st_dev]
+        for mount in candidates:
+            full = _joined(mount, bare)
+            if self._has_place(mount, full):
+                return mount, f"{full}{path[len(bare) :]}"
+        return None
+
+    def _from(self, namespace: int) -> list[Mount]:
+        """All mounts, those of one namespace first."""
+        entries = sorted(self.entries.values(), key=lambda entry: entry.namespace != namespace)
+        return [entry.mount for entry in entries] or list(self.mounts.values())
+
+    def _same_file(
+        self, namespace: int, path: str, status: os.stat_result
+    ) -> tuple[Mount, str] | None:
+        for mount in self._from(namespace):
+            full = _joined(mount, path)
+            entry = self.entries.get(mount.mount_id)
+            top = self._root if entry is None else f"/proc/self/fd/{entry.top}"
+            if entry is not None and entry.top < 0:
+                continue
+            try:
+                found = stat_inside(top, full if entry is None else below_top(mount, full))
+            except OSError:
+                continue
+            if (found.st_dev, found.st_ino) == (status.st_dev, status.st_ino):
+                return mount, full
+        return None
+
+    def _has_place(self, mount: Mount, path: str) -> bool:
+        """Whether a removed file may have been on *mount*, at *path*."""
+        entry = self.entries.get(mount.mount_id)
+        if entry is not None and entry.top < 0:
+            return False
+        root = self._root if entry is None else f"/proc/self/fd/{entry.top}"
+        inner = path if entry is None else below_top(mount, path)
+        try:
+            os.close(open_inside(root, os.path.dirname(inner) or ".", os.O_PATH))
+        except OSError:
+            return False
+        return True
+
     def reaches(self, path: str, status: os.stat_result) -> bool:
         """Whether *path*, looked up inside the container, is the file of *status*."""
         try:
@@ -135,6 +207,11 @@ class MountTable:
         finally:
             os.close(seen)
         return (inner, not visible) if visible or entry.top >= 0 else None
+
+
+def _joined(mount: Mount, path: str) -> str:
+    """Where what is at *path* below the top of a mount stands."""
+    return mount.point if path == "/" else mount.point.rstrip("/") + path
 
 
 def below_top(mount: Mount, path: str) -> str:

@@ -7,9 +7,9 @@ import stat
 
 from formats.records.ipc import QueueFile
 from runtime.engine.files.kind import Kind, Look
-from runtime.engine.files.mounts import open_inside
+from runtime.engine.files.mounts import DELETED, open_inside
 from runtime.engine.files.restored import RestoredFiles, open_again
-from runtime.engine.files.table import DELETED, FileTable
+from runtime.engine.files.table import FileTable
 from runtime.engine.sandbox.ipc_mqueue import dump_queue
 from runtime.errors import RestoreError
 

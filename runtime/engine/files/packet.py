@@ -123,7 +123,8 @@ def _set_up(sock: socket.socket, record: PacketSocket) -> None:
             pk.set_ring(sock, option, ring, numbers.get(pk.PACKET_VERSION, 0))
     set_options(sock, record.options)
     restore_filter(sock, record.filter, locked=record.filter_locked)
-    if record.protocol or record.index:
+    # One of type SOCK_PACKET receives its protocol from birth, and only names an interface.
+    if record.index or (record.protocol and record.kind != pk.SOCK_PACKET):
         name = socket.if_indextoname(record.index) if record.index else ""
         pk.bind(sock, record.protocol, record.index, name)
     for each in record.memberships:

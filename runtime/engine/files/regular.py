@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import stat
 
 from formats.records.files import RegularFile
 from runtime.engine.files.dead_processes import is_of_dead, open_of_dead
 from runtime.engine.files.kind import Kind, Look, kind_of
 from runtime.engine.files.locks import dump_locks, restore_locks
-from runtime.engine.files.mounts import below
+from runtime.engine.files.mounts import DELETED, below
 from runtime.engine.files.restored import RestoredFiles
-from runtime.engine.files.table import DELETED, FileTable, Located
+from runtime.engine.files.table import FileTable, Located
 from runtime.engine.remote import Batch
 from runtime.errors import RestoreError
 from runtime.kernel.mount import AT_FDCWD
@@ -29,7 +30,12 @@ SAVED = (
         "files that have another name left",
     ),
     ("directories", "half read: the rest comes, each name once"),
-    ("devices", "null, zero, full, random, urandom"),
+    (
+        "devices",
+        "null, zero, full, random, urandom; opened again by the program's own rights: the system's "
+        "console and virtual consoles (where they control no session), autofs, loop-control, "
+        "btrfs-control, hwrng",
+    ),
 )
 REFUSED = (
     ("fd-device", "device files other than the usual ones"),
@@ -40,6 +46,10 @@ O_PATH = os.O_PATH
 
 # Character devices without state of their own: null, zero, full, random, urandom
 _STATELESS = {(1, minor) for minor in (3, 5, 7, 8, 9)}
+# Those that the container is allowed to open, or is not: nothing of an open one is its own either
+_CONSOLE, _VIRTUAL_CONSOLE_MAJOR, _VIRTUAL_CONSOLES = (5, 1), 4, 64
+_CONTROLS = {(10, minor) for minor in (183, 234, 235, 237)}  # Documentation/admin-guide/devices.txt
+_FDINFO = re.compile(r"/(\d+)/(?:task/\d+/)?fdinfo/(\d+)$")
 O_UNNAMED = 0o20000000  # __O_TMPFILE, include/uapi/asm-generic/fcntl.h
 F_GET_RW_HINT, F_SET_RW_HINT = 1035, 1036  # include/uapi/linux/fcntl.h
 
@@ -64,8 +74,8 @@ class Regular(Kind):
         mount = table.mounts.get(look.info.mount_id)
         mode = look.stat.st_mode
         if stat.S_ISCHR(mode) and not look.flags & O_PATH:
-            device = (os.major(look.stat.st_rdev), os.minor(look.stat.st_rdev))
-            if device not in _STATELESS:
+            device = _numbers(look.stat.st_rdev)
+            if device not in _STATELESS and not is_opened_by_program(look.stat.st_rdev):
                 name = f"device {device[0]}:{device[1]}"
                 table.refuse(look, "fd-device", f"is {name}, which wherry cannot save")
                 return None
@@ -88,6 +98,11 @@ class Regular(Kind):
         path_only = bool(look.flags & O_PATH)
         opener = 0
         if mount is not None and mount.fstype == "proc" and below(mount, path).startswith("/sys/"):
+            opener = table.context.ns_pids[look.pid]
+        elif not path_only and stat.S_ISCHR(mode) and is_opened_by_program(look.stat.st_rdev):
+            if found.deleted_object_id:
+                table.refuse(look, "fd-device", "is a removed device file that is not the usual")
+                return None
             opener = table.context.ns_pids[look.pid]
         return RegularFile(
             file_id=file_id,
@@ -123,6 +138,8 @@ class Regular(Kind):
         try:
             if record.opener:
                 fd = open_from_task(files, record)
+            elif of_descriptor := _FDINFO.search(record.path):
+                fd = _open_fdinfo(files, record, int(of_descriptor[1]), int(of_descriptor[2]))
             else:
                 fd = files.open(record, record.flags)
         except OSError as exc:
@@ -132,7 +149,11 @@ class Regular(Kind):
             ) from exc
         status = os.fstat(fd)
         problem = ""
-        if record.kind == "file" and not stat.S_ISREG(status.st_mode):
+        is_device = stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode)
+        usual = stat.S_ISCHR(status.st_mode) and _numbers(status.st_rdev) in _STATELESS
+        if is_device and not (usual or record.opener or record.flags & O_PATH):
+            problem = "is a device that only the program itself may open"
+        elif record.kind == "file" and not stat.S_ISREG(status.st_mode):
             problem = "is not a regular file any more"
         elif record.kind == "directory" and not stat.S_ISDIR(status.st_mode):
             problem = "is not a directory any more"
@@ -152,13 +173,47 @@ class Regular(Kind):
         restore_locks(files, record)
 
 
+def _open_fdinfo(files: RestoredFiles, record: RegularFile, process: int, number: int) -> int:
+    """Open what /proc shows of a descriptor that the process does not have yet."""
+    task = next((files.tracees[p] for p, i in files.ns_pids.items() if i == process), None)
+    if task is None:
+        return files.open(record, record.flags)
+    batch = Batch()
+    taken = batch.call("fcntl", task.channel_fd, fcntl.F_DUPFD_CLOEXEC, number)
+    stand_in = task.run(batch)[taken]  # another number where it has that one
+    try:
+        return files.open(record, record.flags)
+    finally:
+        batch = Batch()
+        batch.call("close", stand_in)
+        task.run(batch)
+
+
+def is_opened_by_program(device: int) -> bool:
+    """Whether a character device has no state of its own, but not everybody may open it.
+
+    Args:
+        device: st_rdev.
+    """
+    major, minor = _numbers(device)
+    return (
+        (major, minor) == _CONSOLE
+        or (major, minor) in _CONTROLS
+        or (major == _VIRTUAL_CONSOLE_MAJOR and minor < _VIRTUAL_CONSOLES)
+    )
+
+
+def _numbers(device: int) -> tuple[int, int]:
+    return os.major(device), os.minor(device)
+
+
 def open_from_task(files: RestoredFiles, record: RegularFile) -> int:
-    """Have a process open a file; the parameters of the system differ by namespace."""
+    """Have a process open a file: parameters differ by namespace, allowed devices by cgroup."""
     tracee = next((files.tracees[p] for p, i in files.ns_pids.items() if i == record.opener), None)
     if tracee is None:
         raise RestoreError(f"no process {record.opener} in the image", reason="image-inconsistent")
     batch = Batch()
-    flags = record.flags | os.O_CLOEXEC
+    flags = record.flags | os.O_CLOEXEC | os.O_NOCTTY
     opened = batch.call("openat", AT_FDCWD, os.fsencode(record.path) + b"\0", flags, 0)
     number = tracee.run(batch)[opened]
     return files.take_from(tracee, number)

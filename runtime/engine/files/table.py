@@ -21,9 +21,10 @@ from runtime.engine.context import DumpContext
 from runtime.engine.files.ghosts import describe_deleted
 from runtime.engine.files.inodes import find_inode, search
 from runtime.engine.files.kind import Kind, Look, file_type, kind_of, load_kinds
-from runtime.engine.files.mounts import Mounted, MountTable, below_top, mount_of
+from runtime.engine.files.mounts import DELETED, Mounted, MountTable, below_top, mount_of
 from runtime.engine.sandbox.kind import Scope
 from runtime.kernel import kcmp, pidfd, proc_fdinfo
+from runtime.kernel.mountinfo import Mount
 from runtime.kernel.proc_maps import Mapping
 
 SAVED = (
@@ -37,7 +38,7 @@ REFUSED = (
     ("mount-detached", "a file on a mount that was detached and that nothing leads to any more"),
     (
         "fd-kind",
-        "descriptors of other kinds: io_uring, userfaultfd, perf events, BPF programs, fanotify, …",
+        "descriptors of other kinds: io_uring, userfaultfd, perf events, BPF programs, …",
     ),
     ("file-other-name", "a file that lost its name, and whose other name cannot be found"),
     (
@@ -48,7 +49,6 @@ REFUSED = (
 
 T = TypeVar("T")
 
-DELETED = " (deleted)"
 F_GETOWN_EX = 16  # include/uapi/asm-generic/fcntl.h
 F_GETSIG = 11
 
@@ -96,7 +96,7 @@ class FileTable:
         self.posix_queues: dict[tuple[int, int], int] = {}
         self.looks: dict[int, list[Look]] = {}
         self.at_last: list[Callable[[], Record]] = []
-        self._by_path: dict[tuple[str, int, int, int], int] = {}
+        self._by_path: dict[tuple[str, int, int, int, int], int] = {}
         self._mapped: dict[tuple[str, tuple[int, int], int, int], int] = {}
         self._pidfds: dict[int, int] = {}
         self._file_ids: dict[tuple[int, int], int] = {}
@@ -203,7 +203,21 @@ class FileTable:
 
     def _looks(self, pid: int) -> Iterator[Look]:
         for fd in proc_fdinfo.descriptors(pid):
-            yield self._look(pid, fd, partial(self._duplicate, pid, fd))
+            look = self._look(pid, fd, partial(self._duplicate, pid, fd))
+            if look.link.startswith("/") and not self.mounts.holds(look.info.mount_id):
+                self._take_for_twin(look)
+            yield look
+
+    def _take_for_twin(self, look: Look) -> None:
+        """Let a file on a mount of no namespace count as the same one where that is mounted."""
+        twin = self._twin(look.pid, look.proc_path, look.stat)
+        if twin is not None:
+            mount, look.link = twin
+            look.info["mnt_id"] = [str(mount.mount_id)]
+
+    def _twin(self, pid: int, magic: str, status: os.stat_result) -> tuple[Mount, str] | None:
+        namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
+        return self.mounts.twin(namespace, os.readlink(magic), magic, status, f"/proc/{pid}/exe")
 
     def held(self, fd: int, where: str) -> Look:
         """A look at a descriptor of ours, which a dump found outside of every descriptor table.
@@ -390,7 +404,9 @@ class FileTable:
 
     def _add_path(self, pid: int, path: str, magic: str, flags: int, what: str) -> int:
         status = os.stat(magic)
-        key = (path, status.st_dev, status.st_ino, flags)
+        # The same file may have the same path in several namespaces.
+        mount_id = mount_of(magic) if self.mounts.entries else 0
+        key = (path, mount_id, status.st_dev, status.st_ino, flags)
         if key in self._by_path:
             return self._by_path[key]
         file_id = self._by_path[key] = self.context.new_id()
@@ -428,10 +444,22 @@ class FileTable:
             None after refusing it.
         """
         subject = self.context.subject(pid, what)
-        entry = self.mounts.entries.get(mount_of(magic)) if self.mounts.entries else None
-        if self.mounts.entries and entry is None:
-            self.context.refuse("mount-detached", subject, "is on a mount that nothing leads to")
-            return None
+        mount_id = mount_of(magic)
+        entry = self.mounts.entries.get(mount_id)
+        if entry is None and (self.mounts.entries or not self.mounts.holds(mount_id)):
+            twin = self._twin(pid, magic, status)
+            if twin is not None:
+                mount_id, path = twin[0].mount_id, twin[1]
+                entry = self.mounts.entries.get(mount_id)
+            elif self.mounts.entries:
+                self.context.refuse(
+                    "mount-detached", subject, "is on a mount that nothing leads to"
+                )
+                return None
+        mount = self.mounts.get(mount_id)
+        if status.st_nlink and path.endswith(DELETED) and mount and mount.fstype == "proc":
+            # Whoever looks below /proc/PID/net makes the kernel forget who looked there before.
+            path = path.removesuffix(DELETED)
         found = self._find(entry, path, status)
         is_marked = path.endswith(DELETED)
         if found is not None and (status.st_nlink or not is_marked):

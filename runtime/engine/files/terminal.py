@@ -7,6 +7,7 @@ import stat
 
 from formats.records.terminal import OutsideTerminal, TerminalEnd
 from runtime.engine.files.kind import Kind, Look
+from runtime.engine.files.regular import is_opened_by_program
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
 from runtime.engine.terminal_dump import TerminalTable, is_terminal, is_terminal_here
@@ -23,7 +24,7 @@ SAVED = (
 )
 REFUSED = (
     ("tty-outside", "a terminal whose other end is outside of the container", "--shell-job"),
-    ("tty-device", "virtual consoles and serial lines"),
+    ("tty-device", "serial lines"),
     ("tty-foreground", "a terminal whose foreground group has ended, and no /proc to find it in"),
     ("tty-discipline", "a terminal with another line discipline than the usual one"),
 )
@@ -66,7 +67,9 @@ class OutsideTerminals(Kind):
     own_flags = False
 
     def matches(self, table: FileTable, look: Look) -> bool:
-        return _is_open_device(look) and is_terminal(look)
+        # The system's consoles are opened again like other devices.
+        ours = is_opened_by_program(look.stat.st_rdev)
+        return _is_open_device(look) and not ours and is_terminal(look)
 
     def dump(self, table: FileTable, look: Look, file_id: int) -> OutsideTerminal | None:
         major = os.major(look.stat.st_rdev)

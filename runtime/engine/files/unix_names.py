@@ -15,11 +15,13 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from formats.records.mounts import MountPoint
 from formats.records.unix import UnixSocket
-from runtime.engine.files.mounts import open_inside
+from runtime.engine.files.mounts import mount_of, open_inside
 from runtime.engine.files.restored import RestoredFiles
+from runtime.engine.files.socket_mounts import mount_again, mounts_of
 from runtime.engine.files.table import FileTable
 from runtime.errors import RestoreError
 from runtime.kernel import mount
@@ -34,12 +36,18 @@ _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The file of a socket: where it is now, empty for nowhere, and what fstat(2) says."""
+    """The file of a socket: where it is now, empty for nowhere, and what fstat(2) says.
+
+    ``mount_id``, ``inner`` and ``hidden`` are as of a `formats.records.unix.UnixSocket`.
+    """
 
     path: str = ""
     mode: int = 0
     uid: int = 0
     gid: int = 0
+    mount_id: int = 0
+    inner: str = ""
+    hidden: bool = False
 
 
 def locate(table: FileTable, sock: socket.socket, name: bytes) -> Place:
@@ -48,12 +56,25 @@ def locate(table: FileTable, sock: socket.socket, name: bytes) -> Place:
         return Place()
     fd = fcntl.ioctl(sock, SIOCUNIXFILE)
     try:
-        path, status = os.readlink(f"/proc/self/fd/{fd}"), os.fstat(fd)
+        magic = f"/proc/self/fd/{fd}"
+        path, status, mount_id = os.readlink(magic), os.fstat(fd), mount_of(magic)
+        if status.st_nlink and not table.mounts.holds(mount_id):
+            namespace = os.stat(f"/proc/{table.context.target.init_pid}/ns/mnt").st_ino
+            twin = table.mounts.twin(namespace, path, magic, status, magic)
+            if twin is not None:
+                mount_id, path = twin[0].mount_id, twin[1]
     finally:
         os.close(fd)
-    if not status.st_nlink or not table.mounts.reaches(path, status):
-        path = ""
-    return Place(path, status.st_mode, status.st_uid, status.st_gid)
+    place = Place("", status.st_mode, status.st_uid, status.st_gid)
+    if not status.st_nlink:
+        return place
+    if table.mounts.reaches(path, status):
+        return replace(place, path=path)
+    entry = table.mounts.entries.get(mount_id)
+    found = None if entry is None else table.mounts.find(entry, path, status)
+    if entry is None or found is None:
+        return place
+    return replace(place, path=path, mount_id=entry.number, inner=found[0], hidden=found[1])
 
 
 # Restore
@@ -110,7 +131,10 @@ class Names:
                 sock.bind(name)
                 return None
             text = os.fsdecode(name)
-            node = self._at_place(sock, text, path) if path else self._in_limbo(sock, text)
+            if owner is not None and owner.mount_id:
+                node = self._on_mount(sock, text, owner)
+            else:
+                node = self._at_place(sock, text, path) if path else self._in_limbo(sock, text)
         self._nodes.append(node)
         if owner is not None and owner.mode:
             os.chown(node.address, owner.uid, owner.gid)
@@ -133,13 +157,49 @@ class Names:
         place = open_inside(self._files.root, os.path.dirname(path), _DIRECTORY)
         node = Node(place, os.path.basename(path), keeps=True)
         with _unchanged_times(place):
-            _make_room(node, path)
+            shown = self._make_room(node, path)
             base = _base_of(text, path)
             if base is None:
                 self._move_here(sock, text, node)
             else:
                 _bind_below(sock, text, self._files.root, base)
+        mount_again(self._files, shown, node.directory, node.name)
         return node
+
+    def _on_mount(self, sock: socket.socket, text: str, record: UnixSocket) -> Node:
+        """Bind on a mount that the init does not see, or where something covers it."""
+        folder, name = os.path.split(record.inner)
+        if record.hidden:
+            place = os.dup(self._files.hidden[record.mount_id, folder])
+        elif record.mount_id in self._files.tops:
+            top = f"/proc/self/fd/{self._files.tops[record.mount_id]}"
+            place = open_inside(top, folder or ".", _DIRECTORY)
+        else:
+            raise RestoreError(
+                f"{record.path} is on mount {record.mount_id}, which the image lacks",
+                reason="image-inconsistent",
+            )
+        node = Node(place, name, keeps=True)
+        with _unchanged_times(place):
+            shown = self._make_room(node, record.path)
+            self._move_here(sock, text, node)
+        mount_again(self._files, shown, node.directory, node.name)
+        return node
+
+    def _make_room(self, node: Node, path: str) -> list[MountPoint]:
+        """Remove what stands for the socket's file; returns the mounts that show it."""
+        try:
+            status = os.stat(node.name, dir_fd=node.directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return []
+        if not stat.S_ISSOCK(status.st_mode):
+            raise RestoreError(
+                f"{path}: a socket was here, and now there is something else",
+                reason="file-changed",
+            )
+        shown = mounts_of(self._files, status)
+        os.unlink(node.name, dir_fd=node.directory)
+        return shown
 
     def _move_here(self, sock: socket.socket, text: str, node: Node) -> None:
         self._scratches += 1
@@ -182,18 +242,6 @@ def _base_of(text: str, path: str) -> str | None:
     if not text.startswith("/") and path.endswith(f"/{text}"):
         return path[: -len(text) - 1] or "/"
     return None
-
-
-def _make_room(node: Node, path: str) -> None:
-    try:
-        status = os.stat(node.name, dir_fd=node.directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(status.st_mode):
-        raise RestoreError(
-            f"{path}: a socket was here, and now there is something else", reason="file-changed"
-        )
-    os.unlink(node.name, dir_fd=node.directory)
 
 
 def _bind_below(sock: socket.socket, text: str, root: str, base: str) -> None:

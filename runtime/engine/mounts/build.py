@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from formats.records.files import DeletedFile, Pipe, RegularFile
 from formats.records.mounts import MountPoint
+from formats.records.unix import UnixSocket
 from runtime.engine.files.mounts import open_inside
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.mounts import sources
@@ -255,6 +256,16 @@ class _Arrangement:
                     f"{file.path}: {os.strerror(exc.errno or 0)} when it was opened again",
                     reason="file-missing",
                 ) from exc
+        for bound in self.files.all_of(UnixSocket):
+            folder = record.mount_id, os.path.dirname(bound.inner)
+            if (
+                bound.mount_id == record.mount_id
+                and bound.hidden
+                and folder not in self.files.hidden
+            ):
+                path = f"/proc/self/fd/{top}"
+                flags = os.O_PATH | os.O_DIRECTORY
+                self.files.hidden[folder] = open_inside(path, folder[1] or ".", flags)
 
 
 def make_read_only(files: RestoredFiles, place: Place, records: Sequence[MountPoint]) -> None:

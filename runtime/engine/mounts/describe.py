@@ -28,6 +28,7 @@ OF_KERNEL = frozenset(
         "cgroup2",
         "configfs",
         "debugfs",
+        "devtmpfs",
         "devpts",
         "efivarfs",
         "fusectl",

@@ -34,7 +34,8 @@ SAVED = (
     (
         "mounts",
         "made, moved, changed and removed by the program: tmpfs with its content, bind mounts, "
-        "views of the kernel, overlays; mounts over mounts, attributes, propagation, changed roots",
+        "views of the kernel, overlays; mounts over mounts, attributes, propagation, changed "
+        "roots; what is open on mounts of a namespace that everybody has left",
     ),
 )
 REFUSED = (
@@ -170,6 +171,7 @@ class _Namespace:
             top=self.seen.tops.get(mount.mount_id, -1),
             root=self.seen.root,
             is_given=mount.mount_id in self.given,
+            namespace=self.scope.inode,
         )
 
     def _refuse(self, mount: Mount, reason: str, sentence: str) -> None:

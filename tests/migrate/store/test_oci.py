@@ -6,20 +6,25 @@ The registry is Debian's docker-registry.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import json
 import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 
 from migrate.errors import StoreError
 from migrate.store import oci
+from migrate.store.check import check_store
 from migrate.store.config import Operation
 from migrate.store.local import LocalBackend
 from migrate.store.oci import OciBackend, name_of, tag_of
+from migrate.store.prune import prune
+from migrate.store.registry import MANIFEST_TYPE
 from migrate.store.store import init_store, open_store
 from tests.migrate.store.places import Place, oci_place
 from tests.migrate.store.samples import noise, read_snapshot, write_snapshot
@@ -191,6 +196,84 @@ def test_the_registrys_garbage_collection_keeps_what_a_store_needs(
     fresh = oci.open_backend(place.url)
     assert {entry.name: fresh.get(entry.name) for entry in fresh.entries()} == objects
     fresh.close()
+
+
+def _tag_as(place: Place, name: str, tag: str) -> str:
+    """Give an object a tag of somebody else's; returns its reference."""
+    source = _reference(place, name)
+    target = f"docker://{place.url.removeprefix('oci+http://')}:{tag}"
+    tls = ("--src-tls-verify=false", "--dest-tls-verify=false")
+    _skopeo("copy", *tls, "--preserve-digests", source, target)
+    return target
+
+
+def _put_index(place: Place, tag: str, name: str) -> str:
+    """Put an object's manifest into an image index; returns its reference by digest."""
+    base = place.url.removeprefix("oci+")
+    server, _, repository = base.partition("://")[2].partition("/")
+    url = f"http://{server}/v2/{repository}/manifests"
+    accept = {"Accept": MANIFEST_TYPE}
+    with urlopen(Request(f"{url}/{tag_of(name)}", headers=accept)) as answer:
+        body = answer.read()
+    digest = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    kind = "application/vnd.oci.image.index.v1+json"
+    part = {"mediaType": MANIFEST_TYPE, "digest": digest, "size": len(body)}
+    index = json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": [part]}).encode()
+    with urlopen(Request(f"{url}/{tag}", index, {"Content-Type": kind}, method="PUT")) as answer:
+        assert answer.status == 201
+    return f"docker://{server}/{repository}@{digest}"
+
+
+def _collect_garbage(place: Place, *options: str) -> None:
+    command = ("docker-registry", "garbage-collect", *options)
+    config = str(place.base_directory / "config.yml")
+    subprocess.run([*command, config], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("way", ["tag", "index"])
+def test_what_a_tag_of_others_needs_is_never_removed(
+    way: str, place: Place, tmp_path: Path
+) -> None:
+    """A snapshot under another tag, or in an image index, outlives forget, prune and garbage."""
+    with init_store(place.url) as store:
+        kept = write_snapshot(store, noise(1, 2, 3))
+        left = write_snapshot(store, noise(3, 4))
+        name = f"snapshots/{kept.snapshot_id.hex()}"
+        if way == "tag":
+            reference = _tag_as(place, name, "Keep-This")
+        else:
+            reference = _put_index(place, "Keep-All", name)
+        store.backend.remove(name)
+        assert [one.snapshot_id for one in store.snapshots()] == [left.snapshot_id]
+        prune(store, max_unused=0)
+        assert read_snapshot(store, left) == noise(3, 4)
+        assert check_store(store, read_data=True, progress=lambda *_: None).damages == []
+    # Debian's registry would take away the parts of an index as well.
+    _collect_garbage(place, *(["--delete-untagged"] if way == "tag" else []))
+    _skopeo("copy", "--src-tls-verify=false", reference, f"dir:{tmp_path}/copy")
+    directory = LocalBackend(tmp_path / "store")
+    for title, data in _pieces(tmp_path / "copy").items():
+        directory.put(title, data)
+    with open_store(directory.url, Operation.READ, lambda *_: pytest.fail("asked")) as copy:
+        assert copy.snapshots() == [kept]
+        assert read_snapshot(copy, kept) == noise(1, 2, 3)
+    with open_store(place.url, Operation.READ, lambda *_: pytest.fail("asked")) as again:
+        assert read_snapshot(again, left) == noise(3, 4)
+
+
+def test_a_snapshot_that_is_tagged_still_carries_its_packs(place: Place, tmp_path: Path) -> None:
+    with init_store(place.url) as store:
+        snapshot = write_snapshot(store, noise(1, 2))
+        _, image = store.read_image(snapshot.snapshot_id)
+        store.write_snapshot(dataclasses.replace(snapshot, tags=("good",)), image)
+    reference = _reference(place, f"snapshots/{snapshot.snapshot_id.hex()}")
+    _skopeo("copy", "--src-tls-verify=false", reference, f"dir:{tmp_path}/copy")
+    directory = LocalBackend(tmp_path / "store")
+    for title, data in _pieces(tmp_path / "copy").items():
+        directory.put(title, data)
+    with open_store(directory.url, Operation.READ, lambda *_: pytest.fail("asked")) as copy:
+        (found,) = copy.snapshots()
+        assert found.tags == ("good",) and read_snapshot(copy, found) == noise(1, 2)
 
 
 def test_an_object_that_is_replaced_is_read_anew(backend: OciBackend, place: Place) -> None:
