@@ -116,6 +116,7 @@ def following(container: Container, writer: ExternalImageWriter, place: str) -> 
         found.why_not = f"this kernel cannot track writes: {why_not}"
         yield found
         return
+    from runtime.checkpoint_container import freeze_lease
     from runtime.engine.dump import warm_up
     from runtime.engine.incremental import Incremental
 
@@ -124,7 +125,9 @@ def following(container: Container, writer: ExternalImageWriter, place: str) -> 
     with contextlib.closing(incremental):
         found.why_not = _take(container.directory, incremental, place)
         found.since_last = not found.why_not
-        incremental.run()
+        # Tasks are frozen for a moment now and then; should we be killed in one, they are thawed.
+        with freeze_lease(container.directory):
+            incremental.run()
         if not incremental.tracking.spaces:
             found.since_last = False
             found.why_not = found.why_not or "no process is there any more that was tracked"
