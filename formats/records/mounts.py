@@ -7,6 +7,21 @@ from dataclasses import dataclass
 from formats.records.codec import record
 
 
+@dataclass(frozen=True, slots=True)
+class BinaryFormat:
+    """A format of binfmt_misc.
+
+    Attributes:
+        name: Its name.
+        line: What registers it, of at most 1920 bytes.
+        enabled: Whether it is in effect.
+    """
+
+    name: str
+    line: bytes
+    enabled: bool
+
+
 @record("mount")
 @dataclass(frozen=True, slots=True)
 class MountPoint:
@@ -37,6 +52,7 @@ class MountPoint:
         key: Of an external mount: the name that a restore finds its source by.
         namespace_id: Of a bound namespace file: which it is, else 0.
         deleted_object_id: For a root that lost its name: the `DeletedFile`, or 0.
+        formats: Of binfmt_misc of a user namespace: what is registered there, the oldest first.
     """
 
     ns_id: int
@@ -60,3 +76,4 @@ class MountPoint:
     key: str = ""
     namespace_id: int = 0
     deleted_object_id: int = 0
+    formats: tuple[BinaryFormat, ...] = ()

@@ -18,6 +18,7 @@ SOL_IPV6, SOL_ICMPV6, SOL_UDPLITE, SOL_RAW = 41, 58, 136, 255
 IPPROTO_UDPLITE = 136
 
 _INT = 4
+_LONG = 1024  # the most that Python asks for
 
 # include/uapi/asm-generic/socket.h
 SO_REUSEADDR, SO_SNDBUF, SO_RCVBUF, SO_REUSEPORT = 2, 7, 8, 15
@@ -78,12 +79,12 @@ _IPV6 = (
     (49, _INT),  # IPV6_RECVPKTINFO
     (51, _INT),  # IPV6_RECVHOPLIMIT
     (53, _INT),  # IPV6_RECVHOPOPTS
-    (54, 2048),  # IPV6_HOPOPTS
-    (55, 2048),  # IPV6_RTHDRDSTOPTS
+    (54, _LONG),  # IPV6_HOPOPTS
+    (55, _LONG),  # IPV6_RTHDRDSTOPTS
     (56, _INT),  # IPV6_RECVRTHDR
-    (57, 2048),  # IPV6_RTHDR
+    (57, _LONG),  # IPV6_RTHDR
     (58, _INT),  # IPV6_RECVDSTOPTS
-    (59, 2048),  # IPV6_DSTOPTS
+    (59, _LONG),  # IPV6_DSTOPTS
     (60, _INT),  # IPV6_RECVPATHMTU
     (62, _INT),  # IPV6_DONTFRAG
     (66, _INT),  # IPV6_RECVTCLASS

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 LANDLOCK_ACCESS_FS_MAKE_CHAR = 1 << 6  # include/uapi/linux/landlock.h
 _ROOM = 64  # bytes of credentials that all security modules together are taken to have
+_TRIALS = 8
 _KERNEL = 1 << 63  # kernel addresses have this bit
 
 
@@ -41,16 +42,16 @@ class LandlockDomains:
     def __init__(self, memory: KernelMemory) -> None:
         self._memory = memory
         self._known: dict[int, bool] = {}
-        before, after = with_own_directories(self._confined)
-        words = zip(
-            *(struct.unpack(f"<{_ROOM // 8}Q", blob) for blob in (before, after)), strict=True
-        )
-        changed = [at for at, (old, new) in enumerate(words) if not old and new & _KERNEL]
-        if len(changed) != 1:
-            raise ValueError(f"Landlock's pointer is one of {changed}")
-        self._at = 8 * changed[0]
+        # What lies behind the modules' places is somebody else's, and may change by chance.
+        candidates = set(range(_ROOM // 8))
+        for _ in range(_TRIALS):
+            before, after = with_own_directories(self._confined)
+            candidates &= {at for at in candidates if not before[at] and after[at] & _KERNEL}
+        if len(candidates) != 1:
+            raise ValueError(f"Landlock's pointer is one of {candidates}")
+        self._at = 8 * candidates.pop()
 
-    def _confined(self) -> tuple[bytes, bytes]:
+    def _confined(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The credentials of a thread that confines itself, before and after."""
         before = self._blob(self._memory.task())
         prctl(PR_SET_NO_NEW_PRIVS, 1)
@@ -63,9 +64,10 @@ class LandlockDomains:
             os.close(fd)
         return before, self._blob(self._memory.task())
 
-    def _blob(self, task: int) -> bytes:
+    def _blob(self, task: int) -> tuple[int, ...]:
         cred = self._memory.pointer(task, "task_struct", "cred")
-        return self._memory.read(self._memory.pointer(cred, "cred", "security"), _ROOM)
+        blob = self._memory.read(self._memory.pointer(cred, "cred", "security"), _ROOM)
+        return struct.unpack(f"<{_ROOM // 8}Q", blob)
 
     def confines(self, tid: int) -> bool:
         """Whether a task, the first of its process, is in a domain.

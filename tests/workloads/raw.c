@@ -70,7 +70,19 @@ int main(int argc, char **argv)
         identifier = port_of(&name);
     }
     put_range("1 0"); /* and nobody may make another */
+    /* Padding, as a header that goes along with every packet. */
+    const unsigned char padding[8] = {0, 0, 1, 4};
+    int with_headers = (int)MUST(socket(AF_INET6, SOCK_DGRAM, 0));
+    MUST(setsockopt(with_headers, IPPROTO_IPV6, IPV6_HOPOPTS, padding, sizeof padding));
+    MUST(setsockopt(with_headers, IPPROTO_IPV6, IPV6_DSTOPTS, padding, sizeof padding));
     ready_then_go();
+    const int headers[] = {IPV6_HOPOPTS, IPV6_DSTOPTS};
+    for (int i = 0; i < 2; i++) {
+        unsigned char found[16];
+        socklen_t size = sizeof found;
+        MUST(getsockopt(with_headers, IPPROTO_IPV6, headers[i], found, &size));
+        CHECK(size == sizeof padding && !memcmp(found, padding, size), "%d bytes", (int)size);
+    }
 
     MUST(getsockopt(icmp, SOL_RAW, ICMP_FILTER, &filter, &size));
     CHECK(filter.data == only_replies.data, "ICMP_FILTER %#x", filter.data);

@@ -204,20 +204,28 @@ class FileTable:
     def _looks(self, pid: int) -> Iterator[Look]:
         for fd in proc_fdinfo.descriptors(pid):
             look = self._look(pid, fd, partial(self._duplicate, pid, fd))
-            if look.link.startswith("/") and not self.mounts.holds(look.info.mount_id):
-                self._take_for_twin(look)
+            mount_id = look.info.mount_id if look.link.startswith("/") else 0
+            if mount_id and not self.mounts.holds(mount_id):
+                self._take_for_twin(look, mount_id)
             yield look
 
-    def _take_for_twin(self, look: Look) -> None:
+    def _take_for_twin(self, look: Look, mount_id: int) -> None:
         """Let a file on a mount of no namespace count as the same one where that is mounted."""
-        twin = self._twin(look.pid, look.proc_path, look.stat)
+        twin = self._twin(look.pid, look.proc_path, look.stat, mount_id)
         if twin is not None:
             mount, look.link = twin
             look.info["mnt_id"] = [str(mount.mount_id)]
 
-    def _twin(self, pid: int, magic: str, status: os.stat_result) -> tuple[Mount, str] | None:
+    def _twin(
+        self, pid: int, magic: str, status: os.stat_result, mount_id: int
+    ) -> tuple[Mount, str] | None:
         namespace = os.stat(f"/proc/{pid}/ns/mnt").st_ino
-        return self.mounts.twin(namespace, os.readlink(magic), magic, status, f"/proc/{pid}/exe")
+        path = os.readlink(magic)
+        # Standard streams from outside are no such files, and every process has them.
+        key = "twin", namespace, mount_id, path, status.st_dev, status.st_ino
+        return self.once(
+            key, lambda: self.mounts.twin(namespace, path, magic, status, f"/proc/{pid}/exe")
+        )
 
     def held(self, fd: int, where: str) -> Look:
         """A look at a descriptor of ours, which a dump found outside of every descriptor table.
@@ -447,7 +455,7 @@ class FileTable:
         mount_id = mount_of(magic)
         entry = self.mounts.entries.get(mount_id)
         if entry is None and (self.mounts.entries or not self.mounts.holds(mount_id)):
-            twin = self._twin(pid, magic, status)
+            twin = self._twin(pid, magic, status, mount_id)
             if twin is not None:
                 mount_id, path = twin[0].mount_id, twin[1]
                 entry = self.mounts.entries.get(mount_id)

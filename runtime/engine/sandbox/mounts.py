@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Iterable, Sequence
 
-from formats.records.mounts import MountPoint
+from formats.records.mounts import BinaryFormat, MountPoint
 from runtime.engine.context import DumpContext
 from runtime.engine.files.mounts import Mounted, TreeTop
 from runtime.engine.files.restored import RestoredFiles
 from runtime.engine.files.table import FileTable
+from runtime.engine.mounts.binfmt import formats_of, register
 from runtime.engine.mounts.build import arrange, make_file_systems, make_read_only
 from runtime.engine.mounts.describe import (
     OF_MEMORY,
@@ -35,7 +36,8 @@ SAVED = (
         "mounts",
         "made, moved, changed and removed by the program: tmpfs with its content, bind mounts, "
         "views of the kernel, overlays; mounts over mounts, attributes, propagation, changed "
-        "roots; what is open on mounts of a namespace that everybody has left",
+        "roots; what is open on mounts of a namespace that everybody has left; "
+        "binary formats that a user namespace has registered",
     ),
 )
 REFUSED = (
@@ -79,6 +81,9 @@ class Mounts(SandboxKind):
         arrange(files, held)
 
     def finish(self, files: RestoredFiles, place: Place, records: Sequence[MountPoint]) -> None:
+        for record in records:
+            if record.formats:
+                register(place.task, record)
         make_read_only(files, place, records)
 
 
@@ -215,7 +220,18 @@ class _Namespace:
             key=key,
             namespace_id=0 if bound is None else self.context.scopes[bound].ns_id,
             deleted_object_id=0 if entry is not None or key else self._deleted(mount),
+            formats=() if entry is not None or key else self._formats(mount),
         )
+
+    def _formats(self, mount: Mount) -> tuple[BinaryFormat, ...]:
+        """What is registered in an instance of binfmt_misc, once for all mounts of it."""
+        top = self.seen.tops.get(mount.mount_id, -1)
+        if mount.fstype != "binfmt_misc" or mount.root != "/" or top < 0:
+            return ()
+        key = "binfmt_misc", mount.device
+        if self.files.made(key) is not None:
+            return ()
+        return self.files.once(key, lambda: formats_of(mount, top, self.scope.path))
 
     def _deleted(self, mount: Mount) -> int:
         """The record of a mount's top that lost its name."""
