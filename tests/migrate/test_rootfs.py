@@ -151,6 +151,31 @@ def test_cut_on_the_way(web: Lab, tmp_path: Path, message: str, when: str, what:
     _goes_on(web, "b", RECEIVED, before)
 
 
+def test_what_has_come_before_a_cut_is_used(web: Lab) -> None:
+    words = ("wherry", "migrate", "--json", "--rootfs", "all", "--bandwidth", "1500k", "web", "b")
+    call = web.popen("a", *words, stdout=-1, stderr=-1)
+    bundles = web.path("b", "/run/wherry/.bundles")
+    wait_until(lambda: list(bundles.glob("web/rootfs/etc/big")), what="the large file")
+    wait_until(lambda: list(bundles.glob("web/rootfs/lib*/**/libc.so.6")), what="the library")
+    web.hang_up("b")
+    assert call.wait(60) == 41
+    call.communicate()
+    wait_until(lambda: not web.pids("b", "wherry receive"))
+    assert [path.name for path in bundles.iterdir()] == ["web~cut"]
+    before = _steps(web, "a", f"{BUNDLE}/rootfs")
+    report = _move(web, "a", "b", "--rootfs", "all")
+    assert report["rootfs"]["sent_bytes"] < 3 << 20  # without the large file
+    _goes_on(web, "b", RECEIVED, before)
+    assert [path.name for path in bundles.iterdir()] == ["web"]
+
+
+def test_what_has_come_before_a_cut_can_be_removed(lab: Lab) -> None:
+    cut = lab.path("b", "/run/wherry/.bundles/web~cut/rootfs/deep")
+    cut.mkdir(parents=True)
+    lab.run("b", "wherry", "delete", "--force", "web")
+    assert list(lab.path("b", "/run/wherry/.bundles").iterdir()) == []
+
+
 def test_without_it_is_a_refusal(web: Lab) -> None:
     done = web.run("a", "wherry", "migrate", "web", "b", check=False)
     assert done.returncode == 30 and "no-rootfs" in done.stderr and "--rootfs all" in done.stderr
