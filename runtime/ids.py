@@ -34,11 +34,17 @@ def validate_id(cid: str) -> None:
     Raises:
         ContainerError: With the reason ``invalid-id``.
     """
-    if not _VALID_ID.fullmatch(cid) or cid in (".", "..", BUNDLES) or len(cid) > _MAX_LENGTH:
+    if not valid_id(cid):
         raise ContainerError(
             f"container id {cid!r} is not valid, use letters, digits and any of _ + . -",
             reason="invalid-id",
         )
+
+
+def valid_id(cid: str) -> bool:
+    """Whether an id can name a container."""
+    fits = _VALID_ID.fullmatch(cid) is not None and len(cid) <= _MAX_LENGTH
+    return fits and cid not in (".", "..", BUNDLES)
 
 
 def find_id(wanted: str, known: Iterable[str]) -> str:

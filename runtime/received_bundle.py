@@ -13,11 +13,23 @@ from runtime.metadata import Metadata
 from runtime.removal import remove_tree
 
 ORIGINS = "origins"
+_CUT = "~cut"  # no id has a tilde
 
 
 def received_bundle(root: Path, cid: str) -> Path:
     """Where the bundle of a received container is, if it has one."""
     return root / BUNDLES / cid
+
+
+def cut_bundle(root: Path, cid: str) -> Path:
+    """Where that is of it which has come before the connection broke, for the next attempt."""
+    return root / BUNDLES / f"{cid}{_CUT}"
+
+
+def remove_leftovers(root: Path, cid: str) -> None:
+    """Remove what has come of a container's bundle, when there is no container of that id."""
+    for bundle in (received_bundle(root, cid), cut_bundle(root, cid)):
+        remove_bundle(bundle)
 
 
 def origins_of(bundle: Path) -> list[str]:

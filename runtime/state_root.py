@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from runtime.errors import ContainerError, ContainerNotFoundError
-from runtime.ids import BUNDLES, find_id
+from runtime.ids import BUNDLES, find_id, valid_id
 from runtime.metadata import Metadata, OperationLock, read_metadata
 
 
@@ -53,6 +53,10 @@ def delete_entry(root: Path, cid: str, *, force: bool) -> None:
     except ContainerNotFoundError:
         if not force:
             raise
+        if valid_id(cid):
+            from runtime.received_bundle import remove_leftovers
+
+            remove_leftovers(root, cid)
     except ContainerError:
         if not force:
             raise

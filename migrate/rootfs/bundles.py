@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from formats.errors import Refusal
-from migrate.errors import ProtocolError
+from migrate.errors import ProtocolError, TransportError
 from migrate.messages import OfferContainer
 from migrate.protocol import Peer
 from migrate.rootfs.listing import Listing
@@ -17,7 +17,7 @@ from migrate.rootfs.receiving import TakenTree, refusals_of, take_listing
 from runtime.errors import ContainerError
 from runtime.ids import BUNDLES
 from runtime.metadata import read_metadata
-from runtime.received_bundle import ORIGINS, received_bundle, remove_bundle
+from runtime.received_bundle import ORIGINS, cut_bundle, received_bundle, remove_bundle
 from runtime.spec import parse_spec
 from runtime.state_root import ids
 
@@ -68,13 +68,31 @@ class Offered:
         if self.mode is RootfsMode.CHANGED:
             tree = TakenTree(self.listing, self._own_place, (), peer, fresh=False)
         else:
-            remove_bundle(self.bundle)
-            (self.bundle / "rootfs").mkdir(mode=0o700, parents=True)
-            self.bundle.parent.chmod(0o711)
-            self.bundle.chmod(0o711)
-            tree = TakenTree(self.listing, self.bundle / "rootfs", self._bases(), peer, fresh=True)
-        tree.take(peer)
+            tree = self._begin(peer)
+        try:
+            tree.take(peer)
+        except TransportError:
+            if self.mode is RootfsMode.ALL:
+                # The next attempt goes on with it; in `CHANGED`, what has come is in its place.
+                self.bundle.rename(self._cut)
+            raise
         return tree
+
+    @property
+    def _cut(self) -> Path:
+        return cut_bundle(self.root, self.offer.container_id)
+
+    def _begin(self, peer: Peer) -> TakenTree:
+        """Make the bundle's directory, with what has come of it before, if anything."""
+        remove_bundle(self.bundle)
+        top = self.bundle / "rootfs"
+        resumed = self._cut.is_dir()
+        if resumed:
+            self._cut.rename(self.bundle)
+        top.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.bundle.parent.chmod(0o711)
+        self.bundle.chmod(0o711)
+        return TakenTree(self.listing, top, self._bases(), peer, fresh=not resumed)
 
     def relocated(self, spec: dict[str, Any], bundle: Path) -> tuple[dict[str, Any], Path]:
         """The configuration and the bundle that the container has here."""

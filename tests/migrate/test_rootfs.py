@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ def web(lab: Lab) -> Iterator[Lab]:
     """The container ``web`` on host a, from a bundle that host b does not have."""
     make_rooted_bundle(lab.path("a", BUNDLE), SCRIPT)
     big = lab.path("a", f"{BUNDLE}/rootfs/etc/big")
-    big.write_bytes(Path("/dev/urandom").open("rb").read(4 << 20))  # noqa: SIM115
+    big.write_bytes(os.urandom(4 << 20))
     words = f"wherry run --detach --bundle {BUNDLE} web < /dev/null > /dev/null"
     lab.run("a", "sh", "-c", words)
     wait_until(lambda: _steps(lab, "a", f"{BUNDLE}/rootfs") > 3, what="steps")
@@ -149,6 +150,33 @@ def test_cut_on_the_way(web: Lab, tmp_path: Path, message: str, when: str, what:
     # What a killed one has left goes with the next attempt.
     _move(web, "a", "b", "--rootfs", "all")
     _goes_on(web, "b", RECEIVED, before)
+
+
+def test_what_has_come_before_a_cut_is_used(web: Lab) -> None:
+    # The last file takes three seconds at that rate: time enough to cut the line in it.
+    last = web.path("a", f"{BUNDLE}/rootfs/tmp/last")
+    last.write_bytes(os.urandom(6 << 20))
+    words = ("wherry", "migrate", "--json", "--rootfs", "all", "--bandwidth", "2M", "web", "b")
+    call = web.popen("a", *words, stdout=-1, stderr=-1)
+    bundles = web.path("b", "/run/wherry/.bundles")
+    wait_until(lambda: list(bundles.glob("web/rootfs/tmp/last")), what="the last file")
+    web.hang_up("b")
+    assert call.wait(60) == 41
+    call.communicate()
+    wait_until(lambda: not web.pids("b", "wherry receive"))
+    assert [path.name for path in bundles.iterdir()] == ["web~cut"]
+    before = _steps(web, "a", f"{BUNDLE}/rootfs")
+    report = _move(web, "a", "b", "--rootfs", "all")
+    assert report["rootfs"]["sent_bytes"] < 8 << 20  # without the other large file
+    _goes_on(web, "b", RECEIVED, before)
+    assert [path.name for path in bundles.iterdir()] == ["web"]
+
+
+def test_what_has_come_before_a_cut_can_be_removed(lab: Lab) -> None:
+    cut = lab.path("b", "/run/wherry/.bundles/web~cut/rootfs/deep")
+    cut.mkdir(parents=True)
+    lab.run("b", "wherry", "delete", "--force", "web")
+    assert list(lab.path("b", "/run/wherry/.bundles").iterdir()) == []
 
 
 def test_without_it_is_a_refusal(web: Lab) -> None:
