@@ -10,7 +10,6 @@ from formats.errors import Refusal
 from runtime.engine.api import DumpTarget
 from runtime.engine.freeze import Frozen
 from runtime.kernel import proc_task
-from runtime.kernel.proc_maps import Mapping
 
 if TYPE_CHECKING:
     from runtime.engine.live_process import LiveProcess
@@ -33,7 +32,7 @@ class DumpContext:
         inherited: (pid, descriptor) of those that exec passes on although their fdinfo denies it.
         scopes: The namespaces of its processes, by kind and inode.
         clock_ns: Our CLOCK_MONOTONIC at the moment that the image calls ``Host.monotonic_ns``.
-        mappings: The address space of each live process, by pid.
+        views: The tasks through which /proc shows the processes that are no zombies.
         live: The processes that are no zombies, once they are looked at.
         tracked: What we track the writes of, by ``mm_id`` (precopy.py).
         warnings: What is saved with a difference that the program might see.
@@ -51,7 +50,7 @@ class DumpContext:
     inherited: set[tuple[int, int]] = field(default_factory=set)
     scopes: dict[tuple[str, int], Scope] = field(default_factory=dict)
     clock_ns: int = 0
-    mappings: dict[int, list[Mapping]] = field(default_factory=dict)
+    views: list[int] = field(default_factory=list)
     live: dict[int, LiveProcess] = field(default_factory=dict)
     tracked: dict[int, TrackedSpace] = field(default_factory=dict)
     _last_id: int = 0

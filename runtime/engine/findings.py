@@ -28,6 +28,7 @@ from runtime.engine.held_namespaces import collect_held
 from runtime.engine.host_facts import describe_host
 from runtime.engine.kinship import Kinship
 from runtime.engine.live_process import LiveProcess
+from runtime.engine.mappings_ahead import MappingsAhead
 from runtime.engine.ranges import Range, gaps, size_of, union
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.scopes import Scopes
@@ -36,7 +37,6 @@ from runtime.engine.task_settings import check_label, check_landlock
 from runtime.engine.terminal_dump import TerminalTable
 from runtime.engine.trees import TreeDump, scan_tree
 from runtime.errors import CheckpointError, RefusedError
-from runtime.kernel import proc_maps
 
 if TYPE_CHECKING:
     from runtime.engine.incremental import Incremental, Part
@@ -124,15 +124,16 @@ class Findings:
         living = [process for process in tree if not process.zombie]
         check_tasks(self.context)
         self._raise_refusals()
-        for process in living:
-            check_label(self.context, process.view)
-            check_landlock(self.context, process.view)
-            process.mappings = proc_maps.mappings(process.view)
-            self.context.mappings[process.view] = process.mappings
-            dump_process(self.context, process, self.scopes)
-            self.context.live[process.view] = process
-        collect_held(self.context, self.scopes, [process.view for process in living])
-        self._collect_sandbox()
+        self.context.views = [process.view for process in living]
+        with MappingsAhead(self.context.views) as ahead:
+            collect_held(self.context, self.scopes, self.context.views)
+            self._collect_sandbox()
+            for process in living:
+                check_label(self.context, process.view)
+                check_landlock(self.context, process.view)
+                process.mappings = ahead.next()
+                dump_process(self.context, process, self.scopes)
+                self.context.live[process.view] = process
         self.sharing = Sharing(self.context, living)
         self._find_tracked(living)
         self.files.collect(self.sharing.first(FILES))

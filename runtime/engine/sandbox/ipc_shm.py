@@ -16,7 +16,7 @@ from runtime.engine.remote import Batch
 from runtime.engine.sandbox.ipc_objects import create, inside_pid, permissions, set_owner
 from runtime.engine.sandbox.kind import Place, SandboxKind, Scope
 from runtime.kernel import sysvipc
-from runtime.kernel.proc_maps import Mapping, is_segment
+from runtime.kernel.proc_maps import Mapping, is_segment, lines
 from runtime.kernel.visit import visiting_path
 
 SAVED = (
@@ -118,8 +118,8 @@ class SharedSegments(SandboxKind):
 def _attachments(context: DumpContext, scope: Scope) -> dict[int, list[tuple[int, Mapping]]]:
     """Where each segment of a namespace is mapped: a process and its mapping."""
     found: dict[int, list[tuple[int, Mapping]]] = {}
-    for pid, mappings in context.mappings.items():
-        segments = [mapping for mapping in mappings if is_segment(mapping)]
+    for pid in context.views:
+        segments = [mapping for mapping in lines(pid) if is_segment(mapping)]
         if segments and os.stat(f"/proc/{pid}/ns/ipc").st_ino == scope.inode:
             for mapping in segments:
                 found.setdefault(mapping.inode, []).append((pid, mapping))
