@@ -216,7 +216,8 @@ def saver() -> None:
     server = Connection()
     saves = 0
     while not over():
-        server("BGSAVE" if saves % 2 else "BGREWRITEAOF")
+        # The server may just have begun to save by itself: then it does ours afterwards.
+        server(*(("BGSAVE", "SCHEDULE") if saves % 2 else ("BGREWRITEAOF",)))
         saves += 1
         busy = True
         while busy:
