@@ -27,6 +27,7 @@ from runtime.engine.api import OutsideLink, Progress, RestoreOptions, no_progres
 from runtime.engine.staging import StagedMemory
 from runtime.errors import RestoreError
 from runtime.restore_container import RestorePlan, hash_seed_of, plan_from_reader, spec_for
+from runtime.sandbox.cgroups.ahead import moving_at_once
 
 if TYPE_CHECKING:
     from migrate.page_source import PageLine
@@ -108,7 +109,9 @@ class LatePlan:
         try:
             if self._tree is not None:
                 self._tree.take_changes(self._peer)
-            plan = self._plan(staged)
+            # The container stands still by now.
+            with moving_at_once():
+                plan = self._plan(staged)
             init = plan.build(
                 overlay=overlay,
                 cgroups=cgroups,

@@ -11,12 +11,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from collections.abc import Iterator
 
 from runtime.kernel.copier import spawn_copier
 from runtime.sandbox.cgroups.hierarchy import find_hierarchies
 
 log = logging.getLogger(__name__)
+
+_PAUSE_S = 0.008  # less than the kernel stays ready
 
 
 @contextlib.contextmanager
@@ -35,6 +38,28 @@ def moving_soon() -> Iterator[None]:
     finally:
         if child:
             os.waitpid(child, 0)
+
+
+@contextlib.contextmanager
+def moving_at_once() -> Iterator[None]:
+    """For a block that waits for a moment at which a process is to be moved at once, soon after it.
+
+    A thread keeps the kernel ready meanwhile. It is gone when the block is left.
+    """
+    over = threading.Event()
+
+    def keep_ready() -> None:
+        while not over.wait(_PAUSE_S):
+            with moving_soon():
+                pass
+
+    thread = threading.Thread(target=keep_ready, name="moving")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def _move_itself() -> int:
