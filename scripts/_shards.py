@@ -1,7 +1,8 @@
-"""The whole test suite as several pytest processes side by side, each with a part of the tests.
+"""The whole test suite as two pytest processes side by side, which share the tests.
 
 Most tests wait for one command after the other, so a second process uses what the first one leaves
-idle. The first part's output appears as it comes, that of the others at the end.
+idle. One begins with the first file, the other with the last one, and each takes what the other has
+not taken yet. The first one's output appears as it comes, the other's at the end.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
 
 _MOST = 2  # parts; more of them starve each other's clocks and time-outs
 
@@ -21,8 +23,11 @@ def main() -> int:
     processes = []
     with tempfile.TemporaryDirectory(prefix="wherry-tests-") as directory:
         outputs = [open(f"{directory}/{number}", "w+b") for number in range(1, count)]  # noqa: SIM115
+        (taken := Path(directory) / "taken").mkdir()
         for number in range(count):
-            command = [sys.executable, "-m", "pytest", f"--part={number + 1}/{count}"]
+            command = [sys.executable, "-m", "pytest", f"--share={taken}"]
+            if number:
+                command.append("--backwards")
             sink = outputs[number - 1] if number else None
             processes.append(subprocess.Popen(command, stdout=sink, stderr=sink))
         # A Ctrl-C reaches them too; we stay until they have tidied up.

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
@@ -33,17 +34,49 @@ _outcome = pytest.StashKey[bool]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--part", metavar="I/N", help="Run only every N-th test, from the I-th on.")
+    parser.addoption(
+        "--share",
+        metavar="DIRECTORY",
+        type=Path,
+        help="Leave to others what they have taken; who takes a test makes a file in DIRECTORY.",
+    )
+    parser.addoption("--backwards", action="store_true", help="Begin with the last file.")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    part = config.getoption("--part")
-    if part is not None:
-        number, count = map(int, part.split("/"))
-        config.hook.pytest_deselected(
-            items=[item for at, item in enumerate(items) if at % count != number - 1]
-        )
-        items[:] = items[number - 1 :: count]
+    if config.getoption("--backwards"):
+        # Only the files: the tests of each stay in their order.
+        order = {path: -at for at, path in enumerate(dict.fromkeys(item.path for item in items))}
+        items.sort(key=lambda item: order[item.path])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    directory = session.config.getoption("--share")
+    if directory is None or session.testsfailed or session.config.option.collectonly:
+        return None
+    ours = _taken(directory, session.items)
+    item = next(ours, None)
+    while item is not None:
+        following = next(ours, None)
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+        item = following
+    return True
+
+
+def _taken(directory: Path, items: list[pytest.Item]) -> Iterator[pytest.Item]:
+    """The tests that nobody else has taken, each when it is asked for."""
+    for item in items:
+        name = hashlib.sha256(item.nodeid.encode()).hexdigest()
+        try:
+            (directory / name).touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        yield item
 
 
 def pytest_configure(config: pytest.Config) -> None:
