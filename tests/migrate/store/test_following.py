@@ -15,7 +15,7 @@ from migrate.store.config import Operation
 from migrate.store.store import Store, open_store
 from runtime import kept_tracking
 from runtime.container import Container
-from runtime.engine import dump, incremental
+from runtime.engine import dump_contents, incremental
 from runtime.engine.api import no_progress
 from runtime.engine.incremental import Incremental
 from runtime.engine.tracking import can_track
@@ -75,7 +75,7 @@ def test_much_is_left_and_a_fork_keeps_it(
             file.write("x")
         return make(self, process)
 
-    monkeypatch.setattr(dump, "WORTHWHILE_FOR_REST", 1)
+    monkeypatch.setattr(dump_contents, "WORTHWHILE_FOR_REST", 1)
     monkeypatch.setattr(incremental, "MAX_ROUNDS", 1)
     monkeypatch.setattr(Twins, "make", counted)
     made = [save(wherry, store) for _ in range(4)]
@@ -87,8 +87,8 @@ def test_much_is_left_and_a_fork_keeps_it(
 def test_much_is_left_and_there_is_no_room_for_a_fork(
     monkeypatch: pytest.MonkeyPatch, wherry: Wherry, store: Store, play: Stage
 ) -> None:
-    monkeypatch.setattr(dump, "WORTHWHILE_FOR_REST", 1)
-    monkeypatch.setattr(dump, "have_room", lambda cgroups, size: False)
+    monkeypatch.setattr(dump_contents, "WORTHWHILE_FOR_REST", 1)
+    monkeypatch.setattr(dump_contents, "have_room", lambda cgroups, size: False)
     made = [save(wherry, store) for _ in range(3)]
     assert all(one["ahead_bytes"] for one in made)
     check(wherry, play, made)
