@@ -24,7 +24,7 @@ from runtime.engine.freeze import frozen, has_sleepers
 from runtime.engine.sandbox.kind import load_sandbox_kinds
 from runtime.engine.task_settings import may_be_confined
 from runtime.engine.urgency import urgent
-from runtime.errors import RefusedError
+from runtime.errors import CheckpointError, RefusedError
 from runtime.kernel.landlock import landlock_domains
 from runtime.kernel.restart_block import restart_blocks
 
@@ -151,7 +151,10 @@ def _freeze_and_look(
                 frozen(target.cgroups, target.container_id, timeout_s=target.options.timeout_s)
             )
             looked = time.monotonic_ns()
-            found = Findings(target, state, report, began, precopy, postcopy, incremental)
+            try:
+                found = Findings(target, state, report, began, precopy, postcopy, incremental)
+            except (FileNotFoundError, ProcessLookupError) as exc:
+                raise CheckpointError(f"{target.container_id}: it has ended: {exc}") from exc
             try:
                 with found.watched():
                     found.collect()

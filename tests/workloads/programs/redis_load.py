@@ -250,6 +250,7 @@ def start_server() -> subprocess.Popen[bytes]:
             *("redis-server", "--port", str(PORT), "--unixsocket", str(SOCKET)),
             *("--dir", str(conduct.directory)),
             *("--appendonly", "yes", "--appendfsync", "everysec", "--save", "3 100"),
+            *("--auto-aof-rewrite-percentage", "0"),  # the saver lets it rewrite
         ]
     )
     conduct.wait_for(answers, what="the server")
