@@ -410,14 +410,12 @@ class _Worker:
 
     def _warm_up(self) -> None:
         """Do all that a dump begins with and that can be done before anything is frozen."""
-        from runtime.engine import dump, freeze
-        from runtime.kernel.restart_block import restart_blocks
+        from runtime.engine import dump
 
         dump.warm_up()
         if self._postcopy:
             importlib.import_module("runtime.engine.lazy.deferral")
-        if freeze.has_sleepers(self._container.cgroups):
-            restart_blocks()
+        dump.load_probes(self._container.cgroups)
 
     def _throttle(self, share: float) -> list[Setting]:
         before = throttle(self._container.cgroups, share)

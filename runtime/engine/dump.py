@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from formats.records.codec import prepare
 from formats.statefile import ImageWriter
-from runtime.engine.api import DumpReport, DumpTarget, Progress, no_progress
+from runtime.engine.api import DumpReport, DumpTarget, Freezer, Progress, no_progress
 from runtime.engine.dump_contents import Contents
 from runtime.engine.files.kind import load_kinds
 from runtime.engine.findings import Findings
@@ -50,6 +50,14 @@ def warm_up() -> None:
     load_kinds()
     load_sandbox_kinds()
     prepare()
+
+
+def load_probes(cgroups: Freezer) -> None:
+    """Load what looks into the kernel, if this container needs it: that takes a while."""
+    if has_sleepers(cgroups):
+        restart_blocks()
+    if may_be_confined(cgroups.pids()):
+        landlock_domains()
 
 
 @contextlib.contextmanager
@@ -141,10 +149,7 @@ def _freeze_and_look(
     paused = target.cgroups.frozen  # then nothing goes on
     deadline = time.monotonic() + target.options.timeout_s
     for attempt in itertools.count(1):
-        if has_sleepers(target.cgroups):
-            restart_blocks()  # now, for to load it takes a while
-        if may_be_confined(target.cgroups.pids()):
-            landlock_domains()  # likewise
+        load_probes(target.cgroups)
         began = time.monotonic_ns()
         with contextlib.ExitStack() as section:
             state = section.enter_context(

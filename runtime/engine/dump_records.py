@@ -24,6 +24,7 @@ from runtime.engine.questions import credentials
 from runtime.engine.scopes import Scopes
 from runtime.engine.sharing import FILES, FS, IO, MM, SIGHAND, UNDO, Sharing
 from runtime.kernel import proc_task
+from runtime.kernel.procfs import read_text
 
 
 class ProcessRecords:
@@ -110,11 +111,11 @@ class ProcessRecords:
             cwd_file_id=own.cwd_file_id,
             root_file_id=own.root_file_id,
             umask=own.umask,
-            personality=int(_read(f"/proc/{view}/personality"), 16),
+            personality=int(read_text(f"/proc/{view}/personality"), 16),
             dumpable=answers.dumpable,
             child_subreaper=answers.child_subreaper,
             thp_disabled=answers.thp_disabled,
-            oom_score_adj=int(_read(f"/proc/{pid}/oom_score_adj")),
+            oom_score_adj=int(read_text(f"/proc/{pid}/oom_score_adj")),
             limits=tuple(ResourceLimit(*limit) for limit in proc_task.limits(pid)),
             actions=answers.actions,
             pending=process.pending,
@@ -177,8 +178,3 @@ class ProcessRecords:
         if os.path.samefile(f"/proc/{tid}/root", self._files.root):
             return 0
         return self._files.add_directory(tid, "root")
-
-
-def _read(path: str) -> str:
-    with open(path) as file:
-        return file.read().strip()

@@ -21,13 +21,14 @@ import os
 import struct
 from typing import Final
 
-from runtime.kernel.executable import new_executable
+from runtime.kernel.executable import elf_of, new_executable
 from runtime.sandbox.credentials import seccomp_comes_last
 from runtime.sandbox.program import exec_error
 from runtime.sandbox.seccomp import SeccompFilter
 from runtime.spec.model import Process
 
 _BASE: Final = 0x400000
+_EM_X86_64: Final = 62  # <elf.h>
 _HEADERS: Final = 64 + 56  # ELF header and one program header
 _REPORT_BYTES: Final = 8
 _ERROR_BIT: Final = 0x80  # so that no report looks like the channel's text
@@ -90,13 +91,7 @@ def _elf(report_fd: int, text: bytes, seccomp: SeccompFilter | None) -> bytes:
         # struct sock_fprog, then the instructions themselves
         body += struct.pack("<H6xQ", len(seccomp.program) // 8, fprog_address + 16)
         body += seccomp.program
-    size = _HEADERS + len(body)
-    header = b"\x7fELF\x02\x01\x01" + bytes(9)
-    header += struct.pack(
-        "<HHIQQQIHHHHHH", 2, 62, 1, _BASE + _HEADERS, 64, 0, 0, 64, 56, 1, 0, 0, 0
-    )
-    segment = struct.pack("<IIQQQQQQ", 1, 5, 0, _BASE, _BASE, size, size, 4096)
-    return header + segment + body
+    return elf_of(body, _EM_X86_64, _BASE)
 
 
 def _u32(value: int) -> bytes:
